@@ -1,0 +1,19 @@
+"""Errors a user can act on: what was found, and what to do."""
+
+from __future__ import annotations
+
+
+class UnipoError(Exception):
+    """Base of every error this package raises on purpose; its text is one clear line."""
+
+
+class BundleError(UnipoError):
+    """A bundle cannot be read or written as asked."""
+
+
+class CaptureError(UnipoError):
+    """Capture failed, and `strict=True` asked to hear of it."""
+
+
+class ExportError(UnipoError):
+    """A bundle cannot be exported as asked."""

@@ -1,0 +1,119 @@
+"""Metrics of one update under UNIPO's names, as sums that merge over ranks by adding.
+
+Every metric is `(sum, count, sum of squares)`: its mean is sum / count. Losses count once a rank, so that their mean is
+the data-parallel mean. Deviations named in `channels.DEVIATIONS` are not stored: readers take them from these sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout, CapturedUpdate, RunInfo
+
+Sums = dict[str, tuple[float, float, float]]
+
+
+def update_sums(update: CapturedUpdate, rollouts: Mapping[int, CapturedRollout], run: RunInfo) -> Sums:
+    """Sums of every metric of an update on this rank.
+
+    `rollouts` holds each rollout the update trains on. Rewards, lengths and group statistics are those of whole
+    rollouts; advantages those of the update's responses; the rest those of its tokens that count.
+    """
+    samples: dict[str, list[Array]] = {}
+
+    def add(name: str, values: Array) -> None:
+        samples.setdefault(name, []).append(values)
+
+    for micro_batch in update.micro_batches:
+        for name, values in _token_samples(micro_batch, rollouts[micro_batch.rollout], run):
+            add(name, values)
+    for rollout in update.rollouts:
+        for name, values in _rollout_samples(rollouts[rollout]):
+            add(name, values)
+
+    sums = {name: _sums(np.concatenate(values)) for name, values in samples.items()}
+    for name, losses in (
+        ("policy_loss", [m.policy_loss for m in update.micro_batches]),
+        ("total_loss", [m.loss for m in update.micro_batches]),
+    ):
+        known = [loss for loss in losses if loss is not None]
+        if len(known) == len(losses):
+            sums[name] = _sums(np.array([sum(known)]))
+    if "policy_loss" in sums:
+        total, count, squares = sums["policy_loss"]
+        sums["policy_objective"] = (-total, count, squares)
+    return sums
+
+
+def log_ratios(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> tuple[Array, Array]:
+    """(b, T) log π_θ/π_old, 0 where a token does not count, and the (b, T) booleans of those that do.
+
+    A token that counts but whose log-prob is not finite is left out of both.
+    """
+    log_probs = micro_batch.channels["log_probs"]
+    width = min(log_probs.shape[1], rollout.mask_BT.shape[1])
+    rows = micro_batch.rows_b
+    counted = rollout.mask_BT[rows, :width] > 0
+    old = rollout.channels.get("old_log_probs")
+    if old is None:
+        return np.zeros((len(rows), width)), counted & np.isfinite(log_probs[:, :width])
+    ratio = log_probs[:, :width].astype(np.float64) - old[rows, :width]
+    counted &= np.isfinite(ratio)
+    return np.where(counted, ratio, 0.0), counted
+
+
+def _token_samples(
+    micro_batch: CapturedMicroBatch, rollout: CapturedRollout, run: RunInfo
+) -> Iterable[tuple[str, Array]]:
+    log_ratio, counted = log_ratios(micro_batch, rollout)
+    width = counted.shape[1]
+    advantages = rollout.channels.get("advantages")
+    advantages = None if advantages is None else advantages[micro_batch.rows_b]
+    if run.ratio_level == "sequence":
+        log_ratio = log_ratio.sum(1, keepdims=True) / np.maximum(counted.sum(1, keepdims=True), 1)
+        unit = counted.any(1, keepdims=True)
+    else:
+        unit = counted
+    with np.errstate(over="ignore"):
+        ratio = np.exp(log_ratio)
+    yield "importance_sampling_ratio", ratio[unit]
+    if advantages is not None:
+        yield "advantage_mean", advantages if advantages.ndim == 1 else advantages[:, :width][counted]
+    if advantages is not None and run.clip_range is not None:
+        per_row = advantages[:, None] if advantages.ndim == 1 else advantages[:, : ratio.shape[1]]
+        low, high = run.clip_range
+        below = (ratio < low) & (per_row < 0)
+        above = (ratio > high) & (per_row > 0)
+        yield "clip_fraction_low", below[unit]
+        yield "clip_fraction_high", above[unit]
+        yield "clip_fraction", (below | above)[unit]
+    for channel, name in (("entropies", "entropy"), ("token_kl", "kl")):
+        values = micro_batch.channels.get(channel)
+        if values is not None:
+            yield name, values[:, :width][counted]
+
+
+def _rollout_samples(rollout: CapturedRollout) -> Iterable[tuple[str, Array]]:
+    yield "reward", rollout.reward_B
+    yield "response_length", rollout.length_B
+    spreads = group_spreads(rollout.reward_B, rollout.group_B)
+    yield "group_reward_std", spreads
+    yield "zero_std_groups", np.where(np.isnan(spreads), np.nan, np.isclose(spreads, 0.0))
+
+
+def group_spreads(reward_B: Array, group_B: Array) -> Array:
+    """Unbiased standard deviation of the reward inside each group present; NaN for fewer than two scored responses."""
+    spreads = []
+    for group in np.unique(group_B):
+        scored = reward_B[(group_B == group) & np.isfinite(reward_B)]
+        spreads.append(np.std(scored, ddof=1) if len(scored) > 1 else np.nan)
+    return np.array(spreads, np.float64)
+
+
+def _sums(values: Array) -> tuple[float, float, float]:
+    values = values[np.isfinite(values)].astype(np.float64)
+    with np.errstate(over="ignore"):
+        squares = np.square(values).sum()
+    return float(values.sum()), float(len(values)), float(min(squares, np.finfo(np.float64).max))

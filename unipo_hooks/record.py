@@ -1,0 +1,145 @@
+"""What an adapter hands over: frozen records of numpy arrays on the host, in the canonical vocabulary.
+
+Axis suffixes: B responses of a rollout on this rank, b rows of a micro-batch, T token positions (padded on the right),
+K reward functions. Arrays are never written to after they are handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unipo_hooks.schema import Header, Kind, Trainer
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What is known of a run before its first rollout."""
+
+    header: Header
+    """UNIPO's header: task, dataset, algorithm, model, hyper-parameters."""
+    trainer: Trainer
+    """The library that trains and its settings."""
+    decode: Callable[[list[int]], str]
+    """Token ids → text, special tokens included, nothing cleaned up."""
+    reward_names: tuple[str, ...] = ()
+    """Names of the reward functions, in the order of `reward_components_BK`."""
+    ratio_level: Literal["token", "sequence"] = "token"
+    """Whether the importance ratio is one a token or one a response."""
+    clip_range: tuple[float, float] | None = None
+    """(1 - ε_low, 1 + ε_high) where the trainer clips the ratio PPO's way; None elsewhere."""
+    first_update: int = 0
+    """The update this start of the trainer begins with: above 0 where it resumes."""
+    rank: int = 0
+    ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CapturedRollout:
+    """One generation phase: the responses this rank sampled, and what was fixed then."""
+
+    kind: Kind
+    rollout: int
+    """Number of the rollout in the run, from 0; evaluation counts apart."""
+    step: int
+    """The step on the trainer's own charts."""
+    groups: int
+    """Prompt groups of the rollout over all ranks, numbered 0 to groups - 1."""
+    group_B: Array
+    prompts: Sequence[Array]
+    """Prompt ids of each response as the model saw them, without padding."""
+    ids_BT: Array
+    length_B: Array
+    """Tokens of each response as the trainer decoded them: never derived from masks or padding ids."""
+    mask_BT: Array
+    """1 where a token counts in the loss."""
+    reward_B: Array
+    """Scalar reward; NaN where no reward function answered."""
+    reward_components_BK: Array
+    messages: Sequence[Any] | None = None
+    """The conversation of each response's prompt, JSON-able, where there is one."""
+    mask_reason_BT: Array | None = None
+    channels: Mapping[str, Array] = field(default_factory=dict)
+    """Further channels fixed at the rollout: (B, T), or (B,) where there is one value a response."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Channels the trainer defines as equal to another: `{"old_log_probs": "log_probs"}`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory of its arrays, in bytes."""
+        own = (self.group_B, self.ids_BT, self.length_B, self.mask_BT, self.reward_B, self.reward_components_BK)
+        reason = 0 if self.mask_reason_BT is None else self.mask_reason_BT.nbytes
+        return _total(own) + _total(self.prompts) + _total(self.channels.values()) + reason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CapturedMicroBatch:
+    """One forward pass of an update: which rows it held, what the policy said of them, what the loss came to."""
+
+    rollout: int
+    rows_b: Array
+    """Rows of the rollout, in the order of the micro-batch."""
+    channels: Mapping[str, Array]
+    """Channels measured at this update, (b, T) each; `log_probs` is always there."""
+    loss: float | None = None
+    """As the trainer returned it: divided for accumulation, bonus and router loss included."""
+    num_items_in_batch: float | None = None
+    """Tokens the trainer normalises by, where it does."""
+    entropy_coef: float | None = None
+    entropy_bonus: float | None = None
+    """Mean entropy the coefficient multiplies, divided for accumulation; the loss holds -coef × bonus."""
+    router_loss: float | None = None
+    """Weighted auxiliary loss of a mixture of experts inside the loss, divided for accumulation."""
+    dtype: str = "float32"
+    """The type the trainer computed log-probs in."""
+
+    @property
+    def policy_loss(self) -> float | None:
+        """The loss without entropy bonus and router loss."""
+        if self.loss is None:
+            return None
+        return self.loss + (self.entropy_coef or 0.0) * (self.entropy_bonus or 0.0) - (self.router_loss or 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CapturedUpdate:
+    """One optimizer step: all of its micro-batches on this rank."""
+
+    kind: Kind
+    update: int
+    """Optimizer steps taken before this one; evaluation counts its forward passes apart."""
+    step: int
+    micro_batches: Sequence[CapturedMicroBatch]
+    is_first_step_after_rollout_phase: bool
+    learning_rate: float | None = None
+    accumulation_steps: int = 1
+    data_parallel_size: int = 1
+    length_constant: int | None = None
+    """The fixed length Dr. GRPO divides by, where the trainer has one."""
+    hook_seconds: float = 0.0
+    """Time this capture took on the training thread, its share of the rollout included."""
+
+    @property
+    def rollouts(self) -> list[int]:
+        """Rollouts it trains on, ascending."""
+        return sorted({micro_batch.rollout for micro_batch in self.micro_batches})
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory of its arrays, in bytes."""
+        return sum(m.rows_b.nbytes + _total(m.channels.values()) for m in self.micro_batches)
+
+
+def _total(arrays: Any) -> int:
+    return sum(array.nbytes for array in arrays)
+
+
+def valid_positions(length_B: Array, width: int) -> NDArray[np.bool_]:
+    """(B, width) booleans: the positions that hold a token, whether it counts in the loss or not."""
+    return np.arange(width) < length_B[:, None]

@@ -1,0 +1,276 @@
+"""Everything that is written as JSON, as pydantic models.
+
+Two families. The *canonical run* is UNIPO's own format (arXiv 2605.11549), which `unipo-hooks export --canonical`
+writes. The *bundle* models are the lines and files of a bundle (see `unipo_hooks.bundle.layout`). JSON Schemas of both
+are generated from here into `unipo_hooks/schemas/` (`make schemas`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = "unipo-bundle"
+VERSION = "1.0"
+"""Bundle version, `major.minor`: the major number changes only when a meaning changes."""
+
+Kind = Literal["train", "eval"]
+Span = tuple[int, int]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+# --- UNIPO's canonical run -----------------------------------------------------------------------------------------
+
+
+class Tokens(_Model):
+    """Per-token arrays of one response, all of the same length; `None` where a value was never computed."""
+
+    ids: list[int]
+    strings: list[str]
+    log_probs: list[float | None] | None = None
+    old_log_probs: list[float | None] | None = None
+    ref_log_probs: list[float | None] | None = None
+    values: list[float | None] | None = None
+    advantages: list[float | None] | None = None
+    returns: list[float | None] | None = None
+    token_kl: list[float | None] | None = None
+    rewards: list[float | None] | None = None
+    token_objective: list[float | None] | None = None
+    mask: list[int] | None = None
+    mask_reason: list[int] | None = None
+    rollout_log_probs: list[float | None] | None = None
+    is_weights: list[float | None] | None = None
+    entropies: list[float | None] | None = None
+    policy_mask: list[float | None] | None = None
+
+
+class Response(_Model):
+    """One sampled response of a prompt."""
+
+    id: str
+    reward: float | None
+    advantage: float | None = None
+    response_text: str
+    response_length: int
+    reward_components: dict[str, float | None] | None = None
+    tokens: Tokens
+
+
+class Prompt(_Model):
+    """A prompt and the responses of its group that this update trained on."""
+
+    prompt: str
+    responses: list[Response]
+
+
+class Entry(_Model):
+    """One model update; `step` is the update's number, counted from 0."""
+
+    step: int
+    is_first_step_after_rollout_phase: bool
+    metrics: dict[str, float | None]
+    prompts: list[Prompt] = []
+
+
+class Header(_Model):
+    """What was trained, on what, and how."""
+
+    task: str = ""
+    dataset: str = ""
+    reward_strategy: str = ""
+    algorithm: str
+    totalSteps: int | None = None
+    model_name: str = ""
+    reference_model_name: str | None = None
+    hparams: dict[str, Any] = {}
+
+
+class CanonicalRun(_Model):
+    """UNIPO's canonical run: a header and one entry a model update."""
+
+    header: Header
+    entries: list[Entry]
+
+
+# --- the bundle ----------------------------------------------------------------------------------------------------
+
+
+class Trainer(_Model):
+    """The library that trained, and how it was set up."""
+
+    library: str
+    version: str
+    trainer_class: str
+    settings: dict[str, Any] = {}
+
+
+class Attempt(_Model):
+    """One start of the trainer; a resumed run has several."""
+
+    attempt: int
+    started: str
+    first_update: int = 0
+    ended: str | None = None
+    status: Literal["running", "finished", "interrupted"] = "running"
+
+
+class Lost(_Model):
+    """What was captured and could not be kept."""
+
+    rollouts: int = 0
+    updates: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    reason: str | None = None
+
+
+class Cost(_Model):
+    """What capture cost so far, in seconds and bytes."""
+
+    hook_seconds: float = 0.0
+    writer_cpu_seconds: float = 0.0
+    segment_bytes: int = 0
+
+
+class Manifest(_Model):
+    """`manifest.json`: written by rank 0 alone, atomically replaced."""
+
+    format: Literal["unipo-bundle"] = "unipo-bundle"
+    version: str = VERSION
+    created: str
+    status: Literal["running", "finished", "interrupted"] = "running"
+    header: Header
+    trainer: Trainer
+    ranks: int = 1
+    channels: list[str] = []
+    reward_names: list[str] = []
+    policy: dict[str, Any] = {}
+    algorithm: dict[str, Any] | None = None
+    attempts: list[Attempt]
+    lost: Lost = Lost()
+    cost: Cost = Cost()
+    notes: list[str] = []
+
+
+class RolloutLine(_Model):
+    """Index line of a rollout: where its rows are, and how its groups were sampled."""
+
+    entry: Literal["rollout"] = "rollout"
+    kind: Kind = "train"
+    attempt: int
+    rollout: int
+    step: int
+    time: float
+    segment: str
+    responses: Span
+    tokens: Span
+    groups: int
+    """Prompt groups of the rollout, over all ranks."""
+    kept: list[int] | None = None
+    """Groups whose tokens were kept; `None` for all of them."""
+    weight: float = 1.0
+    """Groups of the rollout ÷ groups kept: the sampling weight of a kept group."""
+    aliases: dict[str, str] = {}
+    """Channels equal to another by construction, stored once: `{"old_log_probs": "log_probs"}`."""
+
+
+class MicroBatchLine(_Model):
+    """What the loss of one forward pass was divided by, and what it came to."""
+
+    rollout: int
+    rows: int
+    tokens: int
+    """Tokens of it that count in the loss."""
+    loss: float | None = None
+    """The trainer's loss as returned, already divided for accumulation."""
+    num_items_in_batch: float | None = None
+    entropy_coef: float | None = None
+    entropy_bonus: float | None = None
+    router_loss: float | None = None
+    dtype: str = "float32"
+
+
+class UpdateLine(_Model):
+    """Index line of an update (or of one evaluation forward pass, `kind: eval`)."""
+
+    entry: Literal["update"] = "update"
+    kind: Kind = "train"
+    attempt: int
+    update: int
+    step: int
+    time: float
+    rollouts: list[int]
+    is_first_step_after_rollout_phase: bool
+    segment: str
+    responses: Span
+    tokens: Span
+    accumulation_steps: int = 1
+    data_parallel_size: int = 1
+    length_constant: int | None = None
+    micro_batches: list[MicroBatchLine] = []
+
+
+class MetricsLine(_Model):
+    """Metrics line of an update, captured or not: `[sum, count, sum of squares]` of each metric on this rank."""
+
+    entry: Literal["metrics"] = "metrics"
+    kind: Kind = "train"
+    attempt: int
+    update: int
+    step: int
+    time: float
+    rollouts: list[int]
+    is_first_step_after_rollout_phase: bool
+    captured: bool
+    sums: dict[str, tuple[float, float, float]]
+    scalars: dict[str, float | None] = {}
+
+
+class LogLine(_Model):
+    """Metrics line of what the trainer itself logged (grad_norm, its own loss), keyed by update."""
+
+    entry: Literal["log"] = "log"
+    kind: Kind = "train"
+    attempt: int
+    update: int
+    step: int
+    scalars: dict[str, float | None]
+
+
+JSON_SCHEMAS: dict[str, type[BaseModel]] = {
+    "canonical_run": CanonicalRun,
+    "manifest": Manifest,
+    "rollout_line": RolloutLine,
+    "update_line": UpdateLine,
+    "metrics_line": MetricsLine,
+    "log_line": LogLine,
+}
+"""File stem in `unipo_hooks/schemas/` → the model it is generated from."""
+
+__all__ = [
+    "FORMAT",
+    "JSON_SCHEMAS",
+    "VERSION",
+    "Attempt",
+    "CanonicalRun",
+    "Cost",
+    "Entry",
+    "Field",
+    "Header",
+    "LogLine",
+    "Lost",
+    "Manifest",
+    "MetricsLine",
+    "MicroBatchLine",
+    "Prompt",
+    "Response",
+    "RolloutLine",
+    "Span",
+    "Tokens",
+    "Trainer",
+    "UpdateLine",
+]
