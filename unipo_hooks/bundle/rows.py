@@ -1,0 +1,148 @@
+"""Records → rows: the columns of a bundle's tables, as flat arrays. Pure; nothing is written here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from unipo_hooks.bundle import layout
+from unipo_hooks.channels import RESPONSE_FLOATS
+from unipo_hooks.metrics import log_ratios
+from unipo_hooks.policy import kept_rows
+from unipo_hooks.record import Array, CapturedRollout, CapturedUpdate, valid_positions
+from unipo_hooks.text import TokenText
+
+Columns = dict[str, Any]
+"""Column name → numpy or Arrow array, all of one length."""
+Tables = dict[str, Columns]
+
+
+def rollout_rows(rollout: CapturedRollout, kept: list[int] | None, text: TokenText) -> Tables:
+    """Rows of `responses` (all responses) and `rollout_tokens` (those of the groups in `kept`; None: all)."""
+    rows = len(rollout.group_B)
+    kept_B = kept_rows(rollout.group_B, kept)
+    width = rollout.ids_BT.shape[1]
+    valid = valid_positions(rollout.length_B, width) & kept_B[:, None]
+    responses: Columns = {
+        "kind": _constant(rollout.kind, rows),
+        "rollout": np.full(rows, rollout.rollout, np.int32),
+        "row": np.arange(rows, dtype=np.int32),
+        "group": rollout.group_B.astype(np.int32),
+        "prompt": _prompts(rollout, text),
+        "length": rollout.length_B.astype(np.int32),
+        "counted": rollout.mask_BT.astype(bool).sum(1).astype(np.int32),
+        "kept": kept_B,
+        "reward": rollout.reward_B.astype(np.float32),
+    }
+    if rollout.messages is not None:
+        responses["messages"] = pa.array([json.dumps(m, ensure_ascii=False, default=str) for m in rollout.messages])
+    for number, component_B in enumerate(rollout.reward_components_BK.T):
+        responses[layout.component_column(number)] = component_B.astype(np.float32)
+    tokens: Columns = {
+        **_keys(valid, kind=rollout.kind, rollout=rollout.rollout, row=np.arange(rows)),
+        "ids": rollout.ids_BT[valid].astype(np.int32),
+        "strings": text.strings([rollout.ids_BT[row, : rollout.length_B[row]] for row in np.flatnonzero(kept_B)]),
+        "mask": rollout.mask_BT[valid].astype(np.uint8),
+    }
+    if rollout.mask_reason_BT is not None and rollout.mask_reason_BT[valid].any():
+        tokens["mask_reason"] = rollout.mask_reason_BT[valid].astype(np.uint8)
+    for name, values in rollout.channels.items():
+        if values.ndim == 2:
+            tokens[name] = values[valid].astype(np.float32)
+        elif name in RESPONSE_FLOATS:
+            responses[name] = values.astype(np.float32)
+    return {layout.RESPONSES: responses, layout.ROLLOUT_TOKENS: tokens}
+
+
+def update_rows(
+    update: CapturedUpdate, rollouts: Mapping[int, CapturedRollout], kept: Mapping[int, list[int] | None]
+) -> Tables:
+    """Rows of `update_responses` and `update_tokens`, for the micro-batches whose rollout is a key of `kept`."""
+    parts: list[Tables] = []
+    for number, micro_batch in enumerate(update.micro_batches):
+        if micro_batch.rollout not in kept:
+            continue
+        rollout = rollouts[micro_batch.rollout]
+        rows_b = micro_batch.rows_b
+        log_ratio, counted = log_ratios(micro_batch, rollout)
+        responses: Columns = {
+            "kind": _constant(update.kind, len(rows_b)),
+            "update": np.full(len(rows_b), update.update, np.int32),
+            "rollout": np.full(len(rows_b), micro_batch.rollout, np.int32),
+            "row": rows_b.astype(np.int32),
+            "micro_batch": np.full(len(rows_b), number, np.int32),
+            "counted": rollout.mask_BT[rows_b].astype(bool).sum(1).astype(np.int32),
+            "log_ratio_sum": log_ratio.sum(1).astype(np.float32),
+        }
+        token_kl = micro_batch.channels.get("token_kl")
+        if token_kl is not None:
+            kl = np.where(counted, token_kl[:, : counted.shape[1]], 0.0)
+            responses["token_kl_sum"] = kl.sum(1).astype(np.float32)
+        kept_b = kept_rows(rollout.group_B[rows_b], kept[micro_batch.rollout])
+        width = micro_batch.channels["log_probs"].shape[1]
+        valid = valid_positions(rollout.length_B[rows_b], width) & kept_b[:, None]
+        tokens: Columns = {
+            **_keys(valid, kind=update.kind, update=update.update, rollout=micro_batch.rollout, row=rows_b),
+            **{name: values[valid].astype(np.float32) for name, values in micro_batch.channels.items()},
+        }
+        parts.append({layout.UPDATE_RESPONSES: responses, layout.UPDATE_TOKENS: tokens})
+    return {table: _stack([part[table] for part in parts]) for table in parts[0]} if parts else {}
+
+
+def row_count(columns: Columns) -> int:
+    """Rows of a table's columns."""
+    return len(next(iter(columns.values()))) if columns else 0
+
+
+def _keys(valid: Array, *, kind: str, row: Array, **numbers: int) -> Columns:
+    """Key columns of the tokens at the `True` positions of `valid` (rows, T)."""
+    per_row = valid.sum(1)
+    total = int(per_row.sum())
+    return {
+        "kind": _constant(kind, total),
+        **{name: np.full(total, number, np.int32) for name, number in numbers.items()},
+        "row": np.repeat(row.astype(np.int32), per_row),
+    }
+
+
+def _constant(text: str, rows: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text], pa.string()))
+
+
+def _prompts(rollout: CapturedRollout, text: TokenText) -> pa.DictionaryArray:
+    """Decoded prompts, each distinct one once: the responses of a group share theirs."""
+    numbers: dict[bytes, int] = {}
+    texts: list[str] = []
+    indices = []
+    for ids in rollout.prompts:
+        key = ids.tobytes()
+        if key not in numbers:
+            numbers[key] = len(texts)
+            texts.append("".join(text.strings([ids]).to_pylist()))
+        indices.append(numbers[key])
+    return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(texts, pa.string()))
+
+
+def _stack(parts: list[Columns]) -> Columns:
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    return {
+        name: stack_column([part.get(name) for part in parts], [row_count(part) for part in parts]) for name in names
+    }
+
+
+def stack_column(columns: list[Any], rows: list[int]) -> Any:
+    """One column out of several entries'; where an entry lacks it, NaN (floats), 0 (numbers) or null (text)."""
+    present = next(column for column in columns if column is not None)
+    if isinstance(present, np.ndarray):
+        fill = np.nan if present.dtype.kind == "f" else 0
+        return np.concatenate(
+            [np.full(n, fill, present.dtype) if c is None else c for c, n in zip(columns, rows, strict=True)]
+        )
+    chunks = [
+        pa.nulls(n, pa.string()) if c is None else c.cast(pa.string()) for c, n in zip(columns, rows, strict=True)
+    ]
+    return pa.chunked_array(chunks, pa.string())

@@ -1,0 +1,287 @@
+"""The writing side of a capture: what is done with each record, on one thread, contained.
+
+Records come in the order they happened. Every update gets its metrics; rollouts the policy admits get their tokens.
+Whatever fails is said once and costs capture, never the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from unipo_hooks.bundle.rows import rollout_rows, update_rows
+from unipo_hooks.bundle.writer import BundleWriter, claim_folder, end_attempt, resumable
+from unipo_hooks.channels import CHANNELS
+from unipo_hooks.metrics import update_sums
+from unipo_hooks.policy import CapturePolicy, Pacing
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, RunInfo
+from unipo_hooks.schema import Attempt, Kind, LogLine, Manifest, MetricsLine, MicroBatchLine
+from unipo_hooks.text import TokenText
+
+BYTES_A_TOKEN = 20.0
+"""What a token row is taken to cost before it is written."""
+EVALUATION_SHARE = 0.1
+"""Part of the byte budget that evaluation may take."""
+
+log = logging.getLogger("unipo_hooks")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerLog:
+    """What the trainer itself logged after an update."""
+
+    kind: Kind
+    update: int
+    step: int
+    scalars: dict[str, float | None]
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything before it is to be durable."""
+
+    nbytes: int = 0
+
+
+Item = CapturedRollout | CapturedUpdate | TrainerLog | Checkpoint
+
+
+class Session:
+    """The writing thread's side: its state, and what it does with each record."""
+
+    def __init__(self, run: RunInfo, policy: CapturePolicy, writer: BundleWriter) -> None:
+        self.final_status: Literal["finished", "interrupted"] = "finished"
+        self.failure: str | None = None
+        self._run, self._policy, self._writer = run, policy, writer
+        self._pacing = Pacing(policy, kept=writer.earlier_rollouts)
+        self._text = TokenText(run.decode)
+        self._rollouts: dict[Kind, dict[int, CapturedRollout]] = {"train": {}, "eval": {}}
+        self._kept: dict[Kind, dict[int, list[int] | None]] = {"train": {}, "eval": {}}
+        self._progress: float | None = None
+        self._dropped = {"rollouts": 0, "updates": 0, "size": 0}
+        self._reported = dict(self._dropped)
+        self._evaluation_bytes = 0.0
+        self.next_rollout = writer.next_rollout
+        self._off = False
+        self._hook_seconds = 0.0
+
+    def process(self, item: Item) -> None:
+        """Do one record; whatever fails is contained."""
+        if self._off or not self._contained(lambda: self._dispatch(item)):
+            self._count_lost(item)
+
+    def idle(self) -> None:
+        """Close a segment that has been open long enough, though nothing comes in."""
+        if not self._off:
+            self._contained(self._commit_if_due)
+
+    def finish(self) -> None:
+        """Commit, end the attempt, close the files."""
+        if not self._off:
+            self._contained(self._commit)
+        attempts = end_attempt(self._writer.manifest.attempts, status=self.final_status, ended=_now())
+        self._writer.update_manifest(status=self.final_status, attempts=attempts)
+        self._contained(self._write_manifest)
+        self._writer.close()
+
+    def count_dropped(self, item: Item) -> None:
+        """A record found the queue full. Called on the training thread."""
+        if not any(self._dropped.values()):
+            log.warning(
+                "unipo-hooks: writing to %s is slower than the run. Records are dropped and counted; training goes on.",
+                self._writer.path,
+            )
+        self._count_lost(item)
+
+    def _count_lost(self, item: Item) -> None:
+        self._dropped["size"] += item.nbytes
+        self._dropped["rollouts"] += isinstance(item, CapturedRollout)
+        self._dropped["updates"] += isinstance(item, CapturedUpdate)
+
+    def _contained(self, action: Callable[[], None]) -> bool:
+        """Whether the action went through. A disk that refuses may recover; any other error is ours, and final."""
+        try:
+            action()
+        except OSError as error:
+            self._fail(f"cannot write to {self._writer.path}: {error.strerror or error}; what is lost is counted")
+        except Exception as error:
+            self._off = True
+            self._fail(f"capture is off after an unexpected error ({type(error).__name__}: {error})", error)
+        else:
+            return True
+        return False
+
+    def _fail(self, message: str, error: Exception | None = None) -> None:
+        if self.failure is None:
+            log.warning("unipo-hooks: %s. Training goes on.", message, exc_info=error)
+        self.failure = self.failure or message
+
+    def _dispatch(self, item: Item) -> None:
+        match item:
+            case CapturedRollout():
+                self._rollout(item)
+            case CapturedUpdate():
+                self._update(item)
+            case TrainerLog():
+                line = LogLine(
+                    kind=item.kind,
+                    attempt=self._writer.attempt,
+                    update=item.update,
+                    step=item.step,
+                    scalars=item.scalars,
+                )
+                self._writer.add_metrics([line])
+            case Checkpoint():
+                self._contained(self._commit)
+        self._contained(self._commit_if_due)
+
+    def _rollout(self, rollout: CapturedRollout) -> None:
+        self._rollouts[rollout.kind][rollout.rollout] = rollout
+        if not self._admits(rollout):
+            return
+        kept = self._policy.kept_groups(rollout.rollout, rollout.groups)
+        self._kept[rollout.kind][rollout.rollout] = kept
+        line = {
+            "kind": rollout.kind,
+            "rollout": rollout.rollout,
+            "step": rollout.step,
+            "time": time.time(),
+            "groups": rollout.groups,
+            "kept": kept,
+            "weight": 1.0 if kept is None else rollout.groups / len(kept),
+            "aliases": dict(rollout.aliases),
+        }
+        self._writer.add_rollout(line, rollout_rows(rollout, kept, self._text))
+        self._note_channels("ids", "strings", "mask", "reward", "reward_components", *rollout.channels)
+        if rollout.mask_reason_BT is not None:
+            self._note_channels("mask_reason")
+
+    def _admits(self, rollout: CapturedRollout) -> bool:
+        if rollout.kind == "train":
+            return self._pacing.admits(rollout.rollout, used_bytes=self._used_bytes(), progress=self._progress)
+        self._evaluation_bytes += BYTES_A_TOKEN * float(rollout.length_B.sum())
+        return self._evaluation_bytes <= EVALUATION_SHARE * self._policy.max_bytes
+
+    def _update(self, update: CapturedUpdate) -> None:
+        live, kept = self._rollouts[update.kind], self._kept[update.kind]
+        self._hook_seconds += update.hook_seconds
+        if missing := [number for number in update.rollouts if number not in live]:
+            self._dropped["updates"] += 1  # its rollout was dropped: without it nothing can be said of the update
+            log.debug("unipo-hooks: update %d has no rollout %s", update.update, missing)
+            return
+        captured = any(number in kept for number in update.rollouts)
+        head: dict[str, Any] = {
+            "kind": update.kind,
+            "update": update.update,
+            "step": update.step,
+            "time": time.time(),
+            "rollouts": update.rollouts,
+            "is_first_step_after_rollout_phase": update.is_first_step_after_rollout_phase,
+        }
+        sums = update_sums(update, live, self._run)
+        scalars: dict[str, float | None] = (
+            {} if update.learning_rate is None else {"learning_rate": update.learning_rate}
+        )
+        self._writer.add_metrics(
+            [MetricsLine(**head, attempt=self._writer.attempt, captured=captured, sums=sums, scalars=scalars)]
+        )
+        if captured:
+            line = {
+                **head,
+                "accumulation_steps": update.accumulation_steps,
+                "data_parallel_size": update.data_parallel_size,
+                "length_constant": update.length_constant,
+                "micro_batches": [_micro_batch_line(m, live[m.rollout]) for m in update.micro_batches],
+            }
+            self._writer.add_update(line, update_rows(update, live, kept))
+            self._note_channels(*(name for m in update.micro_batches for name in m.channels))
+        total = self._run.header.totalSteps
+        if update.kind == "train":
+            self._progress = (update.update + 1) / total if total else None
+        for number in [number for number in live if number < max(update.rollouts)]:
+            del live[number]  # a trainer never goes back to an earlier rollout
+            kept.pop(number, None)
+
+    def _commit_if_due(self) -> None:
+        if self._writer.segment_is_due:
+            self._commit()
+
+    def _commit(self) -> None:
+        try:
+            self._writer.commit()
+        finally:
+            self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        cost = self._writer.manifest.cost
+        dropped = dict(self._dropped)
+        if dropped != self._reported:
+            new = {name: dropped[name] - self._reported[name] for name in dropped}
+            self._writer.count_lost(**new, reason=self.failure or "the queue was full")
+            self._reported = dropped
+        self._writer.update_manifest(
+            cost=cost.model_copy(update={"hook_seconds": self._hook_seconds, "writer_cpu_seconds": time.thread_time()})
+        )
+        self._writer.write_manifest()
+
+    def _note_channels(self, *names: str) -> None:
+        known = self._writer.manifest.channels
+        if any(name not in known for name in names):
+            self._writer.update_manifest(channels=[name for name in CHANNELS if name in known or name in names])
+
+    def _used_bytes(self) -> float:
+        """Bytes of the segments, the open one estimated."""
+        return self._writer.manifest.cost.segment_bytes + BYTES_A_TOKEN * self._writer.open_tokens
+
+
+def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> MicroBatchLine:
+    return MicroBatchLine(
+        rollout=micro_batch.rollout,
+        rows=len(micro_batch.rows_b),
+        tokens=int(rollout.mask_BT[micro_batch.rows_b].astype(bool).sum()),
+        loss=micro_batch.loss,
+        num_items_in_batch=micro_batch.num_items_in_batch,
+        entropy_coef=micro_batch.entropy_coef,
+        entropy_bonus=micro_batch.entropy_bonus,
+        router_loss=micro_batch.router_loss,
+        dtype=micro_batch.dtype,
+    )
+
+
+def open_writer(path: Path, run: RunInfo, policy: CapturePolicy) -> BundleWriter:
+    """A writer for this start of the run: in a new folder, or in the old one where the run resumes.
+
+    Raises BundleError where the folder cannot be written to.
+    """
+    earlier = resumable(path, run.header) if run.first_update else None
+    attempt = Attempt(attempt=0, started=_now(), first_update=run.first_update)
+    if earlier is not None:
+        attempt = attempt.model_copy(update={"attempt": len(earlier.attempts)})
+        manifest = earlier.model_copy(
+            update={"status": "running", "attempts": [*earlier.attempts, attempt], "ranks": run.ranks}
+        )
+        return BundleWriter(path, manifest, rank=run.rank)
+    folder = claim_folder(path)
+    if folder != path:
+        found = "is a file" if path.is_file() else "holds another run"
+        log.warning("unipo-hooks: %s %s; this run goes to %s", path, found, folder)
+    manifest = Manifest(
+        created=_now(),
+        header=run.header,
+        trainer=run.trainer,
+        ranks=run.ranks,
+        reward_names=list(run.reward_names),
+        policy=policy.model_dump(),
+        attempts=[attempt],
+    )
+    return BundleWriter(folder, manifest, rank=run.rank)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
