@@ -1,0 +1,202 @@
+"""The one thing a user adds: `callbacks=[UnipoCallback("runs/gsm8k")]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from unipo_hooks.adapters.trl.guard import Guard
+from unipo_hooks.adapters.trl.locate import find_trainer, missing_methods
+from unipo_hooks.adapters.trl.settings import run_info
+from unipo_hooks.adapters.trl.tap import Tap
+
+from unipo_hooks.policy import CapturePolicy
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
+from unipo_hooks.recorder import Recorder
+from unipo_hooks.schema import Kind
+
+
+class UnipoCallback(TrainerCallback):
+    """Captures every update of a GRPO-like trainer, token by token, into a bundle.
+
+    `path`: the bundle's folder, `{output_dir}/unipo` by default; a folder that holds another run is left alone and the
+    bundle goes beside it. What to keep is a `CapturePolicy`, or its settings by name: `UnipoCallback("runs/x",
+    every=10, max_groups=4)`; the default keeps a short run whole and a long one within a gibibyte. `strict`: raise
+    where capture fails, instead of saying so once and training on. `trainer`: only needed where the callback cannot
+    find it.
+
+    Training is not changed: weights after it are bit-identical with and without the callback.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        policy: CapturePolicy | None = None,
+        *,
+        strict: bool = False,
+        trainer: Any = None,
+        **policy_settings: Any,
+    ) -> None:
+        if policy is not None and policy_settings:
+            raise TypeError(f"give either a policy or its settings by name, not both: {', '.join(policy_settings)}")
+        self._requested = None if path is None else Path(path)
+        self._policy = policy or CapturePolicy(**policy_settings)
+        self._strict = strict
+        self._guard = Guard(strict=strict)
+        self._trainer: Any = None
+        self._recorder: Recorder | None = None
+        self._path: Path | None = None
+        self._rollouts: dict[Kind, int] = {"train": 0, "eval": 0}
+        self._updates: dict[Kind, int] = {"train": 0, "eval": 0}
+        self._newest_rollout = -1
+        self._micro_batches: list[CapturedMicroBatch] = []
+        self._learning_rate: float | None = None
+        self._seconds_told = 0.0
+        if trainer is not None:
+            self._guard(lambda: self._bind(trainer))
+
+    @property
+    def path(self) -> Path | None:
+        """Where the bundle is; None before the first rollout or the start of training."""
+        return self._path
+
+    # --- the trainer's events ---
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Find the trainer the callback was made with."""
+        self._guard(lambda: self._bind(find_trainer(state)))
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Find the trainer the callback was added to, and start the bundle."""
+        self._guard(lambda: self._begin(find_trainer(state)))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the learning rate before the scheduler moves it on."""
+        groups = getattr(kwargs.get("optimizer"), "param_groups", None)
+        self._learning_rate = float(groups[0]["lr"]) if groups else None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The update is complete: hand it over."""
+        self._guard(lambda: self._stepped(state.global_step))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Keep what only the trainer knows: gradient norm, its own metrics."""
+        self._guard(lambda: self._logged(state.global_step, logs or {}))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Make the bundle as durable as the checkpoint."""
+        if self._recorder is not None:
+            self._guard(self._recorder.checkpoint)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write what is queued, and say where the run can be seen."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            self._guard(recorder.close)
+            if args.process_index == 0:
+                sys.stderr.write(f"unipo-hooks: to see this run: unipo-hooks view {recorder.path}\n")
+
+    # --- what the tap delivers to ---
+
+    def next_rollout(self, kind: Kind) -> int:
+        """Number for a new rollout."""
+        self._open()
+        number = self._rollouts[kind]
+        self._rollouts[kind] = number + 1
+        return number
+
+    def rollout(self, rollout: CapturedRollout) -> None:
+        """A rollout was generated and scored."""
+        if self._recorder is not None:
+            self._recorder.rollout(rollout)
+
+    def micro_batch(self, kind: Kind, micro_batch: CapturedMicroBatch) -> None:
+        """A loss was computed: part of the update being accumulated, or an evaluation pass of its own."""
+        if kind == "train":
+            self._micro_batches.append(micro_batch)
+        else:
+            self._hand_over("eval", self._updates["eval"], self._trainer.state.global_step, [micro_batch])
+            self._updates["eval"] += 1
+
+    # --- our own steps ---
+
+    def _bind(self, trainer: Any) -> None:
+        if self._trainer is not None or trainer is None:
+            return
+        if missing := missing_methods(trainer):
+            self._guard.give_up(
+                f"{type(trainer).__name__} is not GRPO-like (it has no {' and no '.join(missing)}); "
+                "use it with TRL's GRPOTrainer or a trainer derived from it"
+            )
+            return
+        self._trainer = trainer
+        Tap(trainer, self, self._guard)
+
+    def _begin(self, trainer: Any) -> None:
+        self._bind(trainer)
+        if self._trainer is None and not self._guard.off:
+            self._guard.give_up("no trainer found; pass it: UnipoCallback(..., trainer=trainer), then add_callback")
+        if not self._guard.off:
+            self._micro_batches = []
+            self._open()
+
+    def _open(self) -> None:
+        """Start the recorder: a new bundle, or where the trainer is past its first step, on with the old one."""
+        if self._recorder is not None:
+            return
+        trainer = self._trainer
+        requested = self._requested or Path(trainer.args.output_dir) / "unipo"
+        path = self._path if self._path is not None and trainer.state.global_step else requested
+        self._recorder = Recorder(path, run_info(trainer), self._policy, strict=self._strict)
+        self._path = self._recorder.path
+        self._rollouts["train"] = self._recorder.next_rollout
+        self._newest_rollout = -1
+
+    def _stepped(self, global_step: int) -> None:
+        micro_batches, self._micro_batches = self._micro_batches, []
+        if micro_batches:
+            self._hand_over("train", global_step - 1, global_step, micro_batches)
+
+    def _hand_over(self, kind: Kind, update: int, step: int, micro_batches: list[CapturedMicroBatch]) -> None:
+        if self._recorder is None:
+            return
+        trainer = self._trainer
+        newest = max(micro_batch.rollout for micro_batch in micro_batches)
+        seconds = self._guard.seconds
+        self._recorder.update(
+            CapturedUpdate(
+                kind=kind,
+                update=update,
+                step=step,
+                micro_batches=micro_batches,
+                is_first_step_after_rollout_phase=kind == "eval" or newest > self._newest_rollout,
+                learning_rate=self._learning_rate if kind == "train" else None,
+                accumulation_steps=trainer.current_gradient_accumulation_steps if kind == "train" else 1,
+                data_parallel_size=trainer.accelerator.num_processes,
+                length_constant=trainer.max_completion_length if trainer.loss_type == "dr_grpo" else None,
+                hook_seconds=seconds - self._seconds_told,
+            )
+        )
+        self._seconds_told = seconds
+        if kind == "train":
+            self._newest_rollout = newest
+
+    def _logged(self, global_step: int, logs: dict[str, Any]) -> None:
+        # 9 digits hold a float32 exactly
+        scalars: dict[str, float | None] = {
+            name: float(f"{value:.9g}") for name, value in logs.items() if isinstance(value, int | float)
+        }
+        if self._recorder is not None and scalars and global_step:
+            self._recorder.log(global_step - 1, global_step, scalars)

@@ -1,0 +1,105 @@
+"""What a trainer's configuration says of the run: header, settings, clip range, tokenizer."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any
+
+import trl
+
+from unipo_hooks.record import RunInfo
+from unipo_hooks.schema import Header
+from unipo_hooks.schema import Trainer as TrainerRecord
+
+CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+"""Loss types with PPO's clip: `_compute_loss` of TRL 1.16.0 clamps coef_1 to [1 - ε_low, 1 + ε_high] for these."""
+
+HPARAMS = (
+    "beta",
+    "delta",
+    "epsilon",
+    "epsilon_high",
+    "gradient_accumulation_steps",
+    "importance_sampling_level",
+    "learning_rate",
+    "loss_type",
+    "mask_truncated_completions",
+    "max_completion_length",
+    "num_iterations",
+    "per_device_train_batch_size",
+    "scale_rewards",
+    "steps_per_generation",
+    "temperature",
+    "top_entropy_quantile",
+    "use_bias_correction_kl",
+)
+
+
+def run_info(trainer: Any) -> RunInfo:
+    """Everything known of a run before its first rollout."""
+    loss_type = getattr(trainer, "loss_type", "grpo")
+    low = getattr(trainer, "epsilon_low", None)
+    high = getattr(trainer, "epsilon_high", None)
+    bounds = (low, high) if loss_type in CLIPPED_LOSSES and low is not None and high is not None else None
+    names = tuple(getattr(trainer, "reward_func_names", ()))
+    hparams = {name: getattr(trainer.args, name) for name in HPARAMS if hasattr(trainer.args, name)}
+    hparams |= {"kl_coef": getattr(trainer, "beta", 0.0), "group_size": trainer.num_generations}
+    if bounds:
+        hparams["clip_eps"] = list(bounds)
+    return RunInfo(
+        header=Header(
+            dataset=_dataset_name(getattr(trainer, "train_dataset", None)),
+            reward_strategy=" + ".join(names),
+            algorithm={"dr_grpo": "drgrpo"}.get(loss_type, loss_type),
+            totalSteps=trainer.state.max_steps or None,
+            model_name=_model_name(trainer.model),
+            reference_model_name=_model_name(trainer.model) if getattr(trainer, "beta", 0.0) else None,
+            hparams=_plain(hparams),
+        ),
+        trainer=TrainerRecord(
+            library="trl",
+            version=trl.__version__,
+            trainer_class=type(trainer).__name__,
+            settings=_plain(trainer.args.to_dict()),
+        ),
+        decode=decoder(trainer.processing_class),
+        reward_names=names,
+        ratio_level="sequence" if getattr(trainer, "importance_sampling_level", "token") == "sequence" else "token",
+        clip_range=(1 - bounds[0], 1 + bounds[1]) if bounds else None,
+        first_update=trainer.state.global_step,
+        rank=trainer.accelerator.process_index,
+        ranks=trainer.accelerator.num_processes,
+    )
+
+
+def decoder(processing_class: Any) -> Callable[[list[int]], str]:
+    """Token ids → text with a tokenizer of our own.
+
+    A copy, because it decodes on another thread: a fast tokenizer that is borrowed there would refuse the trainer's
+    own call ("Already borrowed").
+    """
+    tokenizer = copy.deepcopy(getattr(processing_class, "tokenizer", processing_class))
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    return decode
+
+
+def _model_name(model: Any) -> str:
+    """Name of the model; of a local path only the last part, which is all that means something elsewhere."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+    return PurePath(name).name if PurePath(name).is_absolute() else name
+
+
+def _dataset_name(dataset: Any) -> str:
+    return str(getattr(getattr(dataset, "info", None), "dataset_name", None) or "")
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them; what it cannot hold becomes text."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str, sort_keys=True))
+    return plain

@@ -1,0 +1,153 @@
+"""Reads a trainer while it trains: wraps methods of one trainer instance, and keeps every row's identity.
+
+Nothing official hands a callback per-token tensors. The generation batch gets one more column, `unipo_rows`, which
+TRL shuffles and splits with the rest; the locals of `_compute_loss` hold what the trainer itself computed. The wrapped
+methods return exactly what the originals return.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from unipo_hooks.adapters.trl.guard import Guard
+from unipo_hooks.adapters.trl.translate import Scored, captured_micro_batch, captured_rollout, to_host
+
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout
+from unipo_hooks.schema import Kind
+
+ROWS = "unipo_rows"
+"""Column of (rollout, row) in the generation batch. On the CPU, where reading it back costs no synchronisation."""
+
+LOG_PROB_METHODS = ("_get_per_token_logps_and_entropies", "_get_per_token_logps")
+
+
+class Sink(Protocol):
+    """Where a tap delivers."""
+
+    def next_rollout(self, kind: Kind) -> int:
+        """Number for a new rollout."""
+
+    def rollout(self, rollout: CapturedRollout) -> None:
+        """A rollout was generated and scored."""
+
+    def micro_batch(self, kind: Kind, micro_batch: CapturedMicroBatch) -> None:
+        """A loss was computed."""
+
+
+class Tap:
+    """The wrapped methods of one trainer, and the little state that links them."""
+
+    def __init__(self, trainer: Any, sink: Sink, guard: Guard) -> None:
+        self._trainer, self._sink, self._guard = trainer, sink, guard
+        self._scored: Scored | None = None
+        self._in_loss = False
+        self._frame: FrameType | None = None
+        for name, wrap in (
+            ("_generate_and_score_completions", self._wrap_generate),
+            ("_calculate_rewards", self._wrap_rewards),
+            ("_compute_loss", self._wrap_loss),
+            *((name, self._wrap_log_probs) for name in LOG_PROB_METHODS),
+        ):
+            original = getattr(trainer, name, None)
+            if original is not None:
+                setattr(trainer, name, wrap(original))
+
+    @property
+    def _kind(self) -> Kind:
+        return "train" if self._trainer.model.training else "eval"
+
+    def _wrap_rewards(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def calculate_rewards(inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+            rewards = original(inputs, prompts, completions, completion_ids_list)
+
+            def keep() -> None:
+                self._scored = Scored(rewards, [len(ids) for ids in completion_ids_list], prompts)
+
+            self._guard(keep)
+            return rewards
+
+        return calculate_rewards
+
+    def _wrap_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def generate_and_score_completions(*args: Any, **kwargs: Any) -> Any:
+            batch = original(*args, **kwargs)
+            self._guard(lambda: self._generated(batch))
+            return batch
+
+        return generate_and_score_completions
+
+    def _wrap_log_probs(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def log_probs(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if self._in_loss:
+                self._frame = _caller("_compute_loss")
+            return result
+
+        return log_probs
+
+    def _wrap_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            self._in_loss = not self._guard.off
+            try:
+                loss = original(model, inputs, *args, **kwargs)
+            finally:
+                self._in_loss = False
+                frame, self._frame = self._frame, None
+            self._guard(lambda: self._computed(inputs, frame, loss))
+            return loss
+
+        return compute_loss
+
+    def _generated(self, batch: dict[str, Any]) -> None:
+        trainer, kind = self._trainer, self._kind
+        scored, self._scored = self._scored, None
+        if scored is None:
+            raise RuntimeError(f"{type(trainer).__name__} scored no completions through _calculate_rewards")
+        rows = batch["completion_ids"].shape[0]
+        number = self._sink.next_rollout(kind)
+        per_prompt = trainer.num_generations if kind == "train" else _eval_generations(trainer)
+        record = captured_rollout(
+            batch,
+            scored,
+            kind=kind,
+            rollout=number,
+            step=trainer.state.global_step + (kind == "train"),
+            num_generations=per_prompt,
+            reward_weights=to_host(trainer.reward_weights),
+            rank=trainer.accelerator.process_index,
+            ranks=trainer.accelerator.num_processes,
+        )
+        batch[ROWS] = torch.stack([torch.full((rows,), number), torch.arange(rows)], dim=1)
+        self._sink.rollout(record)
+
+    def _computed(self, inputs: dict[str, Any], frame: FrameType | None, loss: torch.Tensor) -> None:
+        if ROWS not in inputs:
+            return  # generated before capture was on
+        if frame is None:
+            raise RuntimeError(f"{type(self._trainer).__name__}._compute_loss computed no log-probs of its own")
+        identity = inputs[ROWS].numpy()
+        micro_batch = captured_micro_batch(
+            inputs,
+            frame.f_locals,
+            loss,
+            rollout=int(identity[0, 0]),
+            rows_b=identity[:, 1].astype(np.int64),
+            router_coef=float(getattr(self._trainer, "router_aux_loss_coef", 0.0) or 0.0),
+        )
+        self._sink.micro_batch(self._kind, micro_batch)
+
+
+def _caller(name: str) -> FrameType | None:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame
+
+
+def _eval_generations(trainer: Any) -> int:
+    return int(getattr(trainer, "num_generations_eval", None) or trainer.num_generations)

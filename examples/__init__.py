@@ -1,0 +1,1 @@
+"""Short, real runs; `unipo-hooks demo` runs one of them."""
