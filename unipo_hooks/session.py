@@ -14,6 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+
 from unipo_hooks.bundle.rows import rollout_rows, update_rows
 from unipo_hooks.bundle.writer import BundleWriter, claim_folder, end_attempt, resumable
 from unipo_hooks.channels import CHANNELS
@@ -61,6 +64,7 @@ class Session:
         self._run, self._policy, self._writer = run, policy, writer
         self._pacing = Pacing(policy, kept=writer.earlier_rollouts)
         self._text = TokenText(run.decode)
+        pa.array(np.zeros(1))  # pyarrow imports pandas at its first array; while the interpreter ends it no longer could
         self._rollouts: dict[Kind, dict[int, CapturedRollout]] = {"train": {}, "eval": {}}
         self._kept: dict[Kind, dict[int, list[int] | None]] = {"train": {}, "eval": {}}
         self._progress: float | None = None
@@ -89,6 +93,15 @@ class Session:
         self._writer.update_manifest(status=self.final_status, attempts=attempts)
         self._contained(self._write_manifest)
         self._writer.close()
+        lost = self._writer.manifest.lost
+        if lost.rollouts or lost.updates:
+            log.warning(
+                "unipo-hooks: %d updates and %d rollouts are not in %s: %s",
+                lost.updates,
+                lost.rollouts,
+                self._writer.path,
+                lost.reason,
+            )
 
     def count_dropped(self, item: Item) -> None:
         """A record found the queue full. Called on the training thread."""
@@ -215,6 +228,10 @@ class Session:
     def _commit(self) -> None:
         try:
             self._writer.commit()
+        except Exception:
+            for line in self._writer.lost_rollouts:  # updates to come cannot be joined with them
+                self._kept[line.kind].pop(line.rollout, None)
+            raise
         finally:
             self._write_manifest()
 

@@ -48,6 +48,8 @@ class BundleWriter:
             raise BundleError(f"cannot write to {path}: {_reason(error)}") from error
         self._segment: Segment | None = None
         self._pending: list[RolloutLine | UpdateLine] = []
+        self.lost_rollouts: list[RolloutLine] = []
+        """Rollouts of the last segment that could not be committed."""
 
     @property
     def segment_is_due(self) -> bool:
@@ -104,8 +106,9 @@ class BundleWriter:
             self._index.append(lines, durable=True)
             self._metrics.sync()
         except Exception as error:
+            self.lost_rollouts = [line for line in lines if isinstance(line, RolloutLine)]
             self.count_lost(
-                rollouts=sum(isinstance(line, RolloutLine) for line in lines),
+                rollouts=len(self.lost_rollouts),
                 updates=sum(isinstance(line, UpdateLine) for line in lines),
                 tokens=segment.tokens,
                 reason=_reason(error),

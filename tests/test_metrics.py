@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import records
+
+from unipo_hooks.metrics import group_spreads, update_sums
+
+
+def mean(sums, name):
+    total, count, _ = sums[name]
+    return total / count
+
+
+def naive(update, rollout):
+    """Every metric with plain loops over responses and tokens."""
+    ratios, entropies, low, high, advantages = [], [], [], [], []
+    for batch in update.micro_batches:
+        for i, row in enumerate(batch.rows_b):
+            advantage = rollout.channels["advantages"][row]
+            advantages.append(advantage)
+            for t in range(rollout.length_B[row]):
+                if not rollout.mask_BT[row, t]:
+                    continue
+                old = rollout.channels["old_log_probs"][row, t]
+                ratio = np.exp(np.float64(batch.channels["log_probs"][i, t]) - old)
+                ratios.append(ratio)
+                entropies.append(batch.channels["entropies"][i, t])
+                low.append(ratio < 0.8 and advantage < 0)
+                high.append(ratio > 1.2 and advantage > 0)
+    return {
+        "importance_sampling_ratio": np.mean(ratios),
+        "entropy": np.mean(entropies),
+        "clip_fraction_low": np.mean(low),
+        "clip_fraction_high": np.mean(high),
+        "clip_fraction": np.mean(low) + np.mean(high),
+        "advantage_mean": np.mean(advantages),
+        "reward": rollout.reward_B.mean(),
+        "response_length": rollout.length_B.mean(),
+        "policy_loss": sum(m.loss for m in update.micro_batches),
+        "policy_objective": -sum(m.loss for m in update.micro_batches),
+    }
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_metrics_equal_plain_loops_over_the_tokens_that_count(micro_batches):
+    rollout = records.rollout(rows=12)
+    rollout.mask_BT[3] = False
+    update = records.update(0, rollout, rows=9, micro_batches=micro_batches)
+    sums = update_sums(update, {0: rollout}, records.run_info())
+    expected = naive(update, rollout)
+    errors = {name: abs(mean(sums, name) - value) for name, value in expected.items()}
+    print("largest error", max(errors.values()))
+    assert max(errors.values()) < 1e-6
+
+
+def test_sums_of_two_halves_add_up_to_those_of_the_whole():
+    rollout = records.rollout(rows=8)
+    whole = records.update(0, rollout, micro_batches=2)
+    first, second = (
+        update_sums(replace(whole, micro_batches=[micro_batch]), {0: rollout}, records.run_info())
+        for micro_batch in whole.micro_batches
+    )
+    together = update_sums(whole, {0: rollout}, records.run_info())
+    for name in ("importance_sampling_ratio", "entropy", "clip_fraction", "advantage_mean"):
+        assert np.allclose(np.add(first[name], second[name]), together[name])
+
+
+def test_at_sequence_level_a_response_counts_once():
+    rollout = records.rollout(rows=4)
+    update = records.update(0, rollout)
+    sums = update_sums(update, {0: rollout}, records.run_info(ratio_level="sequence"))
+    assert sums["importance_sampling_ratio"][1] == 4
+    assert sums["entropy"][1] == rollout.length_B.sum()
+
+
+def test_without_old_log_probs_every_ratio_is_one():
+    rollout = records.rollout(channels={"advantages": np.ones(8, np.float32)})
+    sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info())
+    assert mean(sums, "importance_sampling_ratio") == 1
+    assert mean(sums, "clip_fraction") == 0
+
+
+def test_a_group_with_equal_rewards_has_no_spread_and_unscored_responses_are_left_out():
+    spreads = group_spreads(np.array([1, 1, 1, 0, 2, np.nan, np.nan, 5.0]), np.array([0, 0, 0, 1, 1, 1, 2, 2]))
+    assert spreads[0] == 0
+    assert spreads[1] == pytest.approx(np.sqrt(2))
+    assert np.isnan(spreads[2])  # one scored response has no spread
+
+
+def test_numbers_that_are_not_finite_never_reach_a_metric():
+    rollout = records.rollout()
+    update = records.update(0, rollout)
+    update.micro_batches[0].channels["log_probs"][0] = np.nan
+    update.micro_batches[0].channels["log_probs"][1] = 500.0
+    sums = update_sums(update, {0: rollout}, records.run_info())
+    assert all(np.isfinite(values).all() for values in sums.values())
+
+
+def test_empty_responses_are_counted_as_responses_and_have_no_tokens():
+    rollout = records.rollout(length_B=np.zeros(8, int), mask_BT=np.zeros((8, 6), bool))
+    sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info())
+    assert sums["response_length"][:2] == (0, 8)
+    assert sums["entropy"] == (0, 0, 0)

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from unipo_hooks.policy import CapturePolicy, Pacing, kept_rows
+
+
+def paced(total, cost, *, known=True, **policy):
+    """Rollouts kept of a run of `total` rollouts that cost `cost(rollout)` bytes each."""
+    pacing = Pacing(CapturePolicy(**policy))
+    used, kept = 0.0, []
+    for rollout in range(total):
+        if pacing.admits(rollout, used_bytes=used, progress=rollout / total if known else None):
+            used += cost(rollout)
+            kept.append(rollout)
+    return kept, used
+
+
+def test_a_short_run_is_kept_whole():
+    kept, _ = paced(100, lambda _: 1000.0, max_bytes=200_000)
+    assert kept == list(range(100))
+
+
+def test_a_long_run_stays_within_its_budget_and_is_spread_evenly():
+    kept, used = paced(10_000, lambda _: 1000.0, max_bytes=1_000_000)
+    assert 500_000 < used <= 1_000_000
+    assert kept[0] == 0
+    assert kept[-1] > 9_900
+    assert np.diff(kept).max() < 30  # one in ten on average
+
+
+@given(
+    total=st.integers(1, 400),
+    costs=st.lists(st.floats(1, 1e6), min_size=1, max_size=20),
+    budget=st.integers(1, 10**7),
+    known=st.booleans(),
+)
+def test_the_budget_is_passed_by_less_than_the_dearest_rollout(total, costs, budget, known):
+    _, used = paced(total, lambda rollout: costs[rollout % len(costs)], known=known, max_bytes=budget)
+    assert used <= budget + max(costs)
+
+
+def test_without_a_known_length_the_stride_grows_and_the_budget_holds():
+    kept, used = paced(5_000, lambda _: 1000.0, known=False, max_bytes=200_000)
+    assert used <= 200_000
+    assert kept[:20] == list(range(20))
+    assert kept[-1] > 2_500
+
+
+def test_every_keeps_one_rollout_in_n():
+    kept, _ = paced(10, lambda _: 1.0, every=3)
+    assert kept == [0, 3, 6, 9]
+
+
+def test_groups_are_chosen_by_a_hash_all_ranks_agree_on():
+    policy = CapturePolicy(max_groups=3)
+    assert policy.kept_groups(5, 16) == CapturePolicy(max_groups=3).kept_groups(5, 16)
+    assert len(policy.kept_groups(5, 16)) == 3
+    assert policy.kept_groups(5, 3) is None  # all of them
+
+
+def test_every_group_is_as_likely_to_be_kept():
+    counts = np.zeros(8)
+    for rollout in range(4000):
+        counts[CapturePolicy(max_groups=2).kept_groups(rollout, 8)] += 1
+    assert np.allclose(counts / 4000, 2 / 8, atol=0.03)
+
+
+def test_groups_are_kept_whole():
+    assert kept_rows(np.array([0, 0, 1, 1, 2]), [0, 2]).tolist() == [True, True, False, False, True]
+    assert kept_rows(np.array([0, 1]), None).all()
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"max_groups": 0}, {"max_bytes": -1}, {"evry": 2}])
+def test_a_policy_that_makes_no_sense_is_refused_by_name(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        CapturePolicy(**wrong)

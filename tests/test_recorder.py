@@ -1,0 +1,267 @@
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import records
+
+from unipo_hooks import session
+from unipo_hooks.bundle import layout
+from unipo_hooks.bundle.reader import open_bundle
+from unipo_hooks.bundle.verify import verify
+from unipo_hooks.errors import BundleError, CaptureError
+from unipo_hooks.policy import CapturePolicy
+from unipo_hooks.recorder import Recorder
+
+
+def faults(path):
+    return [str(fault) for fault in verify(path) if fault.severity == "fault"]
+
+
+def manifest(path):
+    return json.loads((path / layout.MANIFEST).read_text())
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Writing waits until told to go on."""
+    gate = threading.Event()
+    original = session.rollout_rows
+
+    def wait(*args):
+        gate.wait(30)
+        return original(*args)
+
+    monkeypatch.setattr(session, "rollout_rows", wait)
+    yield gate
+    gate.set()
+
+
+def test_a_full_queue_drops_counts_and_never_holds_up_training(tmp_path, slow_disk, caplog):
+    rollouts = [records.rollout(n, rows=64, width=64) for n in range(50)]
+    recorder = Recorder(tmp_path / "run", records.run_info(), queue_bytes=3 * rollouts[0].nbytes)
+    longest = 0.0
+    for rollout in rollouts:
+        start = time.perf_counter()
+        recorder.rollout(rollout)
+        recorder.update(records.update(rollout.rollout, rollout))
+        longest = max(longest, time.perf_counter() - start)
+    slow_disk.set()
+    recorder.close()
+    lost, updates = manifest(recorder.path)["lost"], len(open_bundle(recorder.path).updates())
+    assert lost["rollouts"] > 0
+    assert lost["bytes"] > 0
+    assert updates + lost["updates"] == 50
+    assert lost["reason"] == "the queue was full"
+    assert [r.message for r in caplog.records if "slower than the run" in r.message] == [caplog.messages[0]]
+    assert faults(recorder.path) == []
+    assert longest < 5  # the gate is open for 30 s: nothing waited for it
+
+
+def test_asked_to_block_a_full_queue_loses_nothing(tmp_path):
+    rollouts = [records.rollout(n, rows=64, width=64) for n in range(30)]
+    recorder = Recorder(tmp_path / "run", records.run_info(), on_full="block", queue_bytes=rollouts[0].nbytes)
+    for rollout in rollouts:
+        recorder.rollout(rollout)
+        recorder.update(records.update(rollout.rollout, rollout))
+    recorder.close()
+    assert len(open_bundle(recorder.path).updates()) == 30
+    assert manifest(recorder.path)["lost"]["updates"] == 0
+
+
+def test_memory_is_bounded_by_the_queue_whatever_the_length_of_the_run(tmp_path):
+    alive = []
+    recorder = Recorder(tmp_path / "run", records.run_info(), on_full="block", queue_bytes=1 << 20)
+    for number in range(300):
+        rollout = records.rollout(number, rows=32, width=64)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+        if number % 50 == 49:
+            recorder.flush()
+            gc.collect()
+            alive.append(sum(isinstance(o, type(rollout)) for o in gc.get_objects()))
+    recorder.close()
+    print("rollouts alive after every 50:", alive)
+    assert max(alive) <= 3
+
+
+def test_an_update_whose_rollouts_take_several_phases_is_joined_with_each(tmp_path):
+    first, second = records.rollout(0), records.rollout(1)
+    update = records.update(0, first)
+    both = records.update(1, second)
+    both = type(both)(
+        kind="train",
+        update=1,
+        step=2,
+        micro_batches=[*records.update(1, first).micro_batches, *both.micro_batches],
+        is_first_step_after_rollout_phase=True,
+    )
+    recorder = Recorder(tmp_path / "run", records.run_info(), strict=True)
+    for hand_over, item in ((recorder.rollout, first), (recorder.update, update), (recorder.rollout, second)):
+        hand_over(item)
+    recorder.update(both)
+    recorder.close()
+    assert faults(recorder.path) == []
+    assert set(open_bundle(recorder.path).tokens(update=1).column("rollout").to_pylist()) == {0, 1}
+
+
+def test_every_update_has_metrics_though_only_some_rollouts_are_kept(tmp_path):
+    recorder = Recorder(tmp_path / "run", records.run_info(), CapturePolicy(every=5), strict=True)
+    for number in range(20):
+        rollout = records.rollout(number)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+        recorder.log(number, number + 1, {"grad_norm": 0.5 + number})
+    recorder.close()
+    bundle = open_bundle(recorder.path)
+    assert bundle.updates().column("update").to_pylist() == [0, 5, 10, 15]
+    metrics = bundle.metrics().to_pylist()
+    assert [row["update"] for row in metrics] == list(range(20))
+    assert [row["captured"] for row in metrics] == [n % 5 == 0 for n in range(20)]
+    assert metrics[7]["grad_norm"] == 7.5
+    assert metrics[7]["learning_rate"] == 1e-3
+
+
+def test_a_run_stays_within_its_byte_budget(tmp_path):
+    recorder = Recorder(
+        tmp_path / "run", records.run_info(), CapturePolicy(max_bytes=300_000), strict=True, on_full="block"
+    )
+    for number in range(1000):  # the header says 1,000 updates
+        rollout = records.rollout(number, rows=16, width=16)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+        if number % 20 == 19:
+            recorder.flush()
+    recorder.close()
+    size = sum(file.stat().st_size for file in (recorder.path / layout.SEGMENTS).iterdir())
+    kept = open_bundle(recorder.path).updates().column("update").to_pylist()
+    print(f"{size} bytes of 300000 in {len(kept)} updates, the last of them {kept[-1]}")
+    assert size <= 300_000
+    assert kept[-1] > 900
+    assert len(open_bundle(recorder.path).metrics()) == 1000
+
+
+def test_an_unwritable_folder_is_one_clear_line(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    target = "/sys/unipo" if os.geteuid() == 0 else str(folder / "run")
+    with pytest.raises(BundleError) as error:
+        Recorder(target, records.run_info())
+    assert str(error.value).startswith(f"cannot write to {target}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 kB, or where that takes rights we lack, a limit on the size of a file."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        import resource
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        yield folder
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    else:
+        yield folder
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_costs_what_does_not_fit_says_so_once_and_recovers(small_disk, caplog):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(100_000))
+    recorder = Recorder(small_disk / "run", records.run_info())
+    for number in range(60):
+        if number == 50:
+            ballast.unlink()  # somebody made room
+        rollout = records.rollout(number, rows=32, width=64)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+        recorder.flush()
+    recorder.close()
+    assert len([message for message in caplog.messages if "cannot write to" in message]) == 1
+    assert faults(recorder.path) == []
+    kept = open_bundle(recorder.path).updates().column("update").to_pylist()
+    lost = manifest(recorder.path)["lost"]
+    print(f"kept updates {kept}, lost {lost}")
+    assert kept[0] == 0
+    assert max(kept) >= 50
+    assert 0 < len(kept) < 60
+    assert len(kept) + lost["updates"] == 60
+    assert lost["tokens"] > 0
+    assert f"{lost['updates']} updates" in caplog.messages[-1]
+
+
+def test_a_defect_of_ours_is_said_once_and_turns_capture_off(tmp_path, monkeypatch, caplog):
+    recorder = Recorder(tmp_path / "run", records.run_info())
+    first = records.rollout(0)
+    recorder.rollout(first)
+    recorder.update(records.update(0, first))
+    recorder.flush()
+    monkeypatch.setattr(session, "update_sums", lambda *_: 1 / 0)
+    for number in range(1, 4):
+        rollout = records.rollout(number)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+    recorder.close()
+    assert len(caplog.messages) == 2  # when it happened, and what it cost at the end
+    assert "ZeroDivisionError" in caplog.messages[0]
+    assert "Training goes on" in caplog.messages[0]
+    assert faults(recorder.path) == []
+    assert manifest(recorder.path)["lost"]["updates"] == 3
+    assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
+
+
+def test_strict_raises_instead(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "update_sums", lambda *_: 1 / 0)
+    recorder = Recorder(tmp_path / "run", records.run_info(), strict=True)
+    rollout = records.rollout(0)
+    recorder.rollout(rollout)
+    recorder.update(records.update(0, rollout))
+    recorder.flush()
+    with pytest.raises(CaptureError, match="ZeroDivisionError"):
+        recorder.rollout(rollout)
+    with pytest.raises(CaptureError):
+        recorder.close()
+
+
+def test_rewards_that_are_nan_and_empty_responses_are_kept_as_they_are(tmp_path):
+    rollout = records.rollout(
+        reward_B=np.full(8, np.nan, np.float32),
+        reward_components_BK=np.full((8, 2), np.nan, np.float32),
+        length_B=np.array([0, 6] * 4),
+        mask_BT=np.array([[False] * 6, [True] * 6] * 4),
+    )
+    recorder = Recorder(tmp_path / "run", records.run_info(), strict=True)
+    recorder.rollout(rollout)
+    recorder.update(records.update(0, rollout))
+    recorder.close()
+    assert faults(recorder.path) == []
+    rewards = open_bundle(recorder.path).responses().column("reward").to_numpy()
+    assert np.isnan(rewards).all()
+    assert len(open_bundle(recorder.path).tokens(update=0)) == 24
+
+
+def test_a_process_that_ends_without_a_word_leaves_everything_and_says_interrupted(tmp_path):
+    code = (
+        "import sys, records\n"
+        "from unipo_hooks.recorder import Recorder\n"
+        "recorder = Recorder(sys.argv[1], records.run_info())\n"
+        "rollout = records.rollout(0)\n"
+        "recorder.rollout(rollout)\n"
+        "recorder.update(records.update(0, rollout))\n"
+        "raise SystemExit('training failed')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], env=environment, capture_output=True)
+    assert manifest(tmp_path / "run")["status"] == "interrupted"
+    assert open_bundle(tmp_path / "run").updates().column("update").to_pylist() == [0]
