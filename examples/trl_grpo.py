@@ -12,12 +12,22 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
+import warnings
+from collections import deque
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tqdm import tqdm
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from unipo_hooks import UnipoCallback
@@ -66,7 +76,7 @@ def warm_up(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: 
     """Supervised training on sums of which half are wrong: the model knows the task, but not what is right."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
-    for _ in range(steps):
+    for _ in tqdm(range(steps), desc="warm-up", unit="batch"):
         texts = []
         for _ in range(64):
             a, b = random.choice(SUMS)
@@ -86,8 +96,31 @@ def exact(completions: list[str], answer: list[str], **_: Any) -> list[float]:
     return [float(completion == right) for completion, right in zip(completions, answer, strict=True)]
 
 
-def main(path: str = "runs/demo", steps: int = STEPS) -> None:
-    """Train, and leave the bundle at `path`."""
+class RewardBar(TrainerCallback):
+    """A progress bar that shows the mean reward of the last hundred updates, instead of a printed line an update."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the bar."""
+        self.bar, self.rewards = tqdm(total=state.max_steps, desc="GRPO", unit="update"), deque(maxlen=100)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """Note the reward."""
+        if "reward" in logs:
+            self.rewards.append(logs["reward"])
+            self.bar.set_postfix_str(f"reward {sum(self.rewards) / len(self.rewards):.2f}", refresh=False)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One more."""
+        self.bar.update()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """End the bar's line."""
+        self.bar.close()
+
+
+def main(path: str = "runs/demo", steps: int = STEPS) -> Path:
+    """Train, and return where the bundle is: `path`, or beside it where another run is there already."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)  # the model is too small for more
@@ -98,6 +131,7 @@ def main(path: str = "runs/demo", steps: int = STEPS) -> None:
         {"prompt": [f"{a}+{b}=" for a, b in SUMS], "answer": [str(a + b) for a, b in SUMS]},
     )
     dataset.info.dataset_name = "digit sums"
+    unipo = UnipoCallback(path)  # this, and the line that passes it on, are all there is to capturing a run
     with tempfile.TemporaryDirectory() as output_dir:
         args = GRPOConfig(
             output_dir=output_dir,
@@ -124,10 +158,13 @@ def main(path: str = "runs/demo", steps: int = STEPS) -> None:
             args=args,
             train_dataset=dataset,
             processing_class=tokenizer,
-            callbacks=[UnipoCallback(path)],
+            callbacks=[RewardBar(), unipo],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
+    assert unipo.path is not None
+    return unipo.path
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")

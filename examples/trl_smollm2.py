@@ -68,8 +68,8 @@ def brevity(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
     return [0.5 * max(0.0, 1 - len(completion[0]["content"]) / 400) for completion in completions]
 
 
-def main(path: str = "runs/smollm2", steps: int = 6) -> None:
-    """Train for a few updates, and leave the bundle at `path`."""
+def main(path: str = "runs/smollm2", steps: int = 6) -> Path:
+    """Train for a few updates, and return where the bundle is."""
     model, tokenizer = load_smollm2()
     dataset = Dataset.from_dict(
         {
@@ -78,6 +78,7 @@ def main(path: str = "runs/smollm2", steps: int = 6) -> None:
         }
     )
     dataset.info.dataset_name = "word sums"
+    unipo = UnipoCallback(path)
     with tempfile.TemporaryDirectory() as output_dir:
         args = GRPOConfig(
             output_dir=output_dir,
@@ -102,10 +103,12 @@ def main(path: str = "runs/smollm2", steps: int = 6) -> None:
             args=args,
             train_dataset=dataset,
             processing_class=tokenizer,
-            callbacks=[UnipoCallback(path)],
+            callbacks=[unipo],
         )
         trainer.train()
+    assert unipo.path is not None
+    return unipo.path
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if len(sys.argv) > 1 else "runs/smollm2")

@@ -14,6 +14,7 @@ from collections import deque
 from pathlib import Path
 from typing import Literal
 
+from unipo_hooks.bundle.writer import Earlier
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy
 from unipo_hooks.record import CapturedRollout, CapturedUpdate, RunInfo
@@ -62,9 +63,9 @@ class Recorder:
         atexit.register(self._interrupted)
 
     @property
-    def next_rollout(self) -> int:
-        """Number of the first rollout this start may use: above 0 where it continues a bundle."""
-        return self._session.next_rollout
+    def earlier(self) -> Earlier:
+        """What earlier attempts left, where this start continues a bundle."""
+        return self._session.earlier
 
     def rollout(self, rollout: CapturedRollout) -> None:
         """Hand over a rollout; it comes before the updates that train on it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 FORMAT = "unipo-bundle"
 VERSION = "1.0"
@@ -259,7 +259,6 @@ __all__ = [
     "CanonicalRun",
     "Cost",
     "Entry",
-    "Field",
     "Header",
     "LogLine",
     "Lost",

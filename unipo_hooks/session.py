@@ -62,16 +62,18 @@ class Session:
         self.final_status: Literal["finished", "interrupted"] = "finished"
         self.failure: str | None = None
         self._run, self._policy, self._writer = run, policy, writer
-        self._pacing = Pacing(policy, kept=writer.earlier_rollouts)
+        self._pacing = Pacing(policy, kept=writer.earlier.kept_rollouts)
         self._text = TokenText(run.decode)
-        pa.array(np.zeros(1))  # pyarrow imports pandas at its first array; while the interpreter ends it no longer could
+        pa.array(
+            np.zeros(1)
+        )  # pyarrow imports pandas at its first array; while the interpreter ends it no longer could
         self._rollouts: dict[Kind, dict[int, CapturedRollout]] = {"train": {}, "eval": {}}
         self._kept: dict[Kind, dict[int, list[int] | None]] = {"train": {}, "eval": {}}
         self._progress: float | None = None
         self._dropped = {"rollouts": 0, "updates": 0, "size": 0}
         self._reported = dict(self._dropped)
         self._evaluation_bytes = 0.0
-        self.next_rollout = writer.next_rollout
+        self.earlier = writer.earlier
         self._off = False
         self._hook_seconds = 0.0
 
@@ -281,7 +283,11 @@ def open_writer(path: Path, run: RunInfo, policy: CapturePolicy) -> BundleWriter
     if earlier is not None:
         attempt = attempt.model_copy(update={"attempt": len(earlier.attempts)})
         manifest = earlier.model_copy(
-            update={"status": "running", "attempts": [*earlier.attempts, attempt], "ranks": run.ranks}
+            update={
+                "status": "running",
+                "attempts": [*earlier.attempts, attempt],
+                "ranks": max(earlier.ranks, run.ranks),
+            }
         )
         return BundleWriter(path, manifest, rank=run.rank)
     folder = claim_folder(path)

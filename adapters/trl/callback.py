@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.locate import find_trainer, missing_methods
 from unipo_hooks.adapters.trl.settings import run_info
 from unipo_hooks.adapters.trl.tap import Tap
-
 from unipo_hooks.policy import CapturePolicy
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
 from unipo_hooks.recorder import Recorder
@@ -50,7 +50,7 @@ class UnipoCallback(TrainerCallback):
         self._recorder: Recorder | None = None
         self._path: Path | None = None
         self._rollouts: dict[Kind, int] = {"train": 0, "eval": 0}
-        self._updates: dict[Kind, int] = {"train": 0, "eval": 0}
+        self._evaluations = 0
         self._newest_rollout = -1
         self._micro_batches: list[CapturedMicroBatch] = []
         self._learning_rate: float | None = None
@@ -127,8 +127,8 @@ class UnipoCallback(TrainerCallback):
         if kind == "train":
             self._micro_batches.append(micro_batch)
         else:
-            self._hand_over("eval", self._updates["eval"], self._trainer.state.global_step, [micro_batch])
-            self._updates["eval"] += 1
+            self._hand_over("eval", self._evaluations, self._trainer.state.global_step, [micro_batch])
+            self._evaluations += 1
 
     # --- our own steps ---
 
@@ -161,7 +161,9 @@ class UnipoCallback(TrainerCallback):
         path = self._path if self._path is not None and trainer.state.global_step else requested
         self._recorder = Recorder(path, run_info(trainer), self._policy, strict=self._strict)
         self._path = self._recorder.path
-        self._rollouts["train"] = self._recorder.next_rollout
+        earlier = self._recorder.earlier
+        self._rollouts = {"train": earlier.next_rollout["train"], "eval": earlier.next_rollout["eval"]}
+        self._evaluations = earlier.next_evaluation
         self._newest_rollout = -1
 
     def _stepped(self, global_step: int) -> None:

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+
 from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.translate import Scored, captured_micro_batch, captured_rollout, to_host
-
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout
 from unipo_hooks.schema import Kind
 

@@ -107,6 +107,11 @@ PLAIN_RUNS = {
     "several updates a rollout": {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 8},
     "accumulation": {"gradient_accumulation_steps": 2, "num_iterations": 2},
     "two rollouts an update": {"gradient_accumulation_steps": 4, "steps_per_generation": 2},
+    "the same rows twice in an update": {
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 1,
+        "num_iterations": 2,
+    },
     "reference policy": {"beta": 0.05, "num_iterations": 2},
     "grpo": {"loss_type": "grpo", "num_iterations": 3, "max_steps": 6},
     "dr_grpo": {"loss_type": "dr_grpo", "num_iterations": 2},

@@ -100,7 +100,7 @@ def test_a_resumed_run_goes_on_in_its_folder_with_numbers_of_its_own(tmp_path):
     with (path / layout.index_name(0)).open("a") as index:
         index.write('{"entry":"update","half')  # killed while it wrote
     resumed = Recorder(path, records.run_info(first_update=3), strict=True)
-    assert resumed.next_rollout == 2
+    assert resumed.earlier.next_rollout == {"train": 2, "eval": 0}
     rollout = records.rollout(2)
     resumed.rollout(rollout)
     resumed.update(records.update(3, rollout))

@@ -12,8 +12,9 @@
 
 Index lines give the segment and the half-open row ranges `[start, end)` of an entry in that segment's files. Inside a
 range, rows of one response are contiguous and in token order, for rollout tokens and update tokens alike: they join by
-position once joined by (kind, rollout, row). A file without rows is not written; a channel without data has no column;
-a value that was never computed is NaN.
+position once joined by (kind, rollout, row). An update may train on a response twice, in two micro-batches (TRL does
+where it accumulates over iterations); `micro_batch` tells them apart. A file without rows is not written; a channel
+without data has no column; a value that was never computed is NaN.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ REQUIRED_COLUMNS: dict[str, tuple[str, ...]] = {
     RESPONSES: ("kind", "rollout", "row", "group", "prompt", "length", "counted", "kept", "reward"),
     ROLLOUT_TOKENS: ("kind", "rollout", "row", "ids", "strings", "mask"),
     UPDATE_RESPONSES: ("kind", "update", "rollout", "row", "micro_batch", "counted", "log_ratio_sum"),
-    UPDATE_TOKENS: ("kind", "update", "rollout", "row", "log_probs"),
+    UPDATE_TOKENS: ("kind", "update", "rollout", "row", "micro_batch", "log_probs"),
 }
 """Columns every file of a table has; the channels come on top.
 
 `responses`: `group` is the prompt group, numbered over all ranks; `prompt` what the model saw, decoded; `messages` the
 conversation as JSON where there is one; `length` in tokens, `counted` those that count in the loss; `kept` whether its
 tokens were kept; `reward`, and `reward_components.N` for the reward function named `reward_names[N]` in the manifest.
-`update_responses`: `micro_batch` numbers the forward passes of the update; `log_ratio_sum` and `token_kl_sum` are sums
+`micro_batch` numbers the forward passes of an update. `update_responses`: `log_ratio_sum` and `token_kl_sum` are sums
 over the tokens that count.
 """
 

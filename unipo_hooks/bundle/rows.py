@@ -86,7 +86,14 @@ def update_rows(
         width = micro_batch.channels["log_probs"].shape[1]
         valid = valid_positions(rollout.length_B[rows_b], width) & kept_b[:, None]
         tokens: Columns = {
-            **_keys(valid, kind=update.kind, update=update.update, rollout=micro_batch.rollout, row=rows_b),
+            **_keys(
+                valid,
+                kind=update.kind,
+                row=rows_b,
+                update=update.update,
+                rollout=micro_batch.rollout,
+                micro_batch=number,
+            ),
             **{name: values[valid].astype(np.float32) for name, values in micro_batch.channels.items()},
         }
         parts.append({layout.UPDATE_RESPONSES: responses, layout.UPDATE_TOKENS: tokens})

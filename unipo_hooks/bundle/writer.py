@@ -10,6 +10,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,7 @@ class BundleWriter:
             self._index = _LineFile(path / layout.index_name(rank))
             self._metrics = _LineFile(path / layout.metrics_name(rank))
             self._number = self._next_segment_number()
-            self.earlier_rollouts = self._index.count('"entry":"rollout"')
-            """Rollouts that earlier attempts kept."""
-            self.next_rollout = self._metrics.next_rollout()
-            """First rollout number that no earlier attempt used."""
+            self.earlier = Earlier.read(path, rank)
             self.write_manifest()
         except OSError as error:
             raise BundleError(f"cannot write to {path}: {_reason(error)}") from error
@@ -163,11 +161,35 @@ class BundleWriter:
         return max((n + 1 for name in names if (n := layout.segment_number(self.rank, name)) is not None), default=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What earlier attempts left in a bundle: where this one's numbers begin."""
+
+    kept_rollouts: int
+    next_rollout: dict[str, int]
+    """First rollout number of each kind that is free."""
+    next_evaluation: int
+
+    @classmethod
+    def read(cls, path: Path, rank: int) -> Earlier:
+        """From a rank's index and metrics, whose last lines are whole."""
+        index = (path / layout.index_name(rank)).read_text(encoding="utf-8")
+        metrics = (path / layout.metrics_name(rank)).read_text(encoding="utf-8")
+        updates = [line for line in map(json.loads, metrics.splitlines()) if line["entry"] == "metrics"]
+        highest = {"train": -1, "eval": -1}
+        for line in updates:
+            highest[line["kind"]] = max(highest[line["kind"]], *line["rollouts"])
+        return cls(
+            kept_rollouts=index.count('{"entry":"rollout"'),
+            next_rollout={kind: number + 1 for kind, number in highest.items()},
+            next_evaluation=1 + max((line["update"] for line in updates if line["kind"] == "eval"), default=-1),
+        )
+
+
 class _LineFile:
     """A file of JSON lines that only grows, and never by half a line as long as the process lives."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._end_at_whole_line()
 
@@ -189,18 +211,6 @@ class _LineFile:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-    def count(self, text: str) -> int:
-        """Lines that hold a text."""
-        return sum(text in line for line in self._lines())
-
-    def next_rollout(self) -> int:
-        """One more than the highest number under `rollouts` in its training lines."""
-        lines = [json.loads(line) for line in self._lines()]
-        return 1 + max((n for x in lines if x["kind"] == "train" for n in x.get("rollouts", ())), default=-1)
-
-    def _lines(self) -> list[str]:
-        return self._path.read_text(encoding="utf-8").splitlines()
 
     def _end_at_whole_line(self) -> None:
         """Drop what a killed process left of its last line."""

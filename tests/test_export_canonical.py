@@ -1,0 +1,224 @@
+"""UNIPO's canonical run: against the schema, and against the rules of UNIPO's own tool, checked apart from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundle.builder import Builder, log_prob, response, simple, token
+
+from unipo_hooks import open_bundle
+from unipo_hooks.errors import BundleError, ExportError
+from unipo_hooks.export.canonical import canonical_run, export_canonical
+from unipo_hooks.schema import CanonicalRun
+
+NASTY = '</script> "quoted" \\ back \u2028 \x00 \U0001f600'
+
+
+def run_of(path: Path, updates: int = 22, **header: Any) -> Path:
+    """A bundle of `updates` updates, every second one captured."""
+    built = Builder(
+        path,
+        header={
+            "algorithm": "GRPO",
+            "task": NASTY,
+            "hparams": {"clip_eps": [0.2, 0.28], "kl_coef": 0.04, "group_size": 2, "odd": [math.nan, {"x": math.inf}]},
+            **header,
+        },
+        reward_names=("format", "right", "right"),
+    )
+    for update in range(updates):
+        sums = {"reward": [1.5, 2.0, 2.0], "policy_objective": [0.25, 1.0, 0.0625], "kl": [0.0, 0.0, 0.0]}
+        built.metrics(update, sums, captured=update % 2 == 0)
+        if update % 2:
+            continue
+        rows = [
+            response(
+                row,
+                [token(row, old_log_probs=-0.1), token(9, mask=0, old_log_probs=math.nan, strings=NASTY)],
+                prompt=NASTY,
+                reward=row / 3,
+                advantages=row - 0.5,
+                **{"reward_components.0": row / 3, "reward_components.1": math.nan, "reward_components.2": 0.5},
+            )
+            for row in range(2)
+        ]
+        built.rollout(update, rows).update(update, [(update, row) for row in reversed(rows)], values={"token_kl": 0.5})
+    return built.write()
+
+
+def exported(bundle: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
+    """The JSON as a strict parser sees it, and the notes."""
+    notes = export_canonical(bundle, out)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(out.read_text("utf-8"), parse_constant=refuse), notes
+
+
+def check_rules(run: dict[str, Any]) -> None:
+    """What UNIPO's tool requires of a file, written from its documentation."""
+    assert set(run) == {"header", "entries"}
+    assert run["header"]["algorithm"] in {"reinforce", "ppo", "grpo", "dapo", "drgrpo"}
+    assert isinstance(run["header"]["hparams"], dict)
+    assert isinstance(run["header"]["totalSteps"], int)
+    for name in ("task", "dataset", "reward_strategy", "model_name"):
+        assert isinstance(run["header"][name], str)
+    entries = run["entries"]
+    assert isinstance(entries, list) and len(entries) >= 22
+    steps = [entry["step"] for entry in entries]
+    assert len(set(steps)) == len(steps) and all(isinstance(step, int) for step in steps)
+    for entry in entries:
+        assert isinstance(entry["is_first_step_after_rollout_phase"], bool)
+        assert {"policy_objective", "reward"} <= set(entry["metrics"])
+        assert all(value is None or isinstance(value, int | float) for value in entry["metrics"].values())
+        for prompt in entry.get("prompts", []):
+            assert isinstance(prompt["prompt"], str) and prompt["responses"]
+            for answer in prompt["responses"]:
+                assert {"id", "reward", "response_text", "response_length", "tokens"} <= set(answer)
+                tokens = answer["tokens"]
+                assert {"ids", "strings"} <= set(tokens)
+                assert {len(values) for values in tokens.values()} == {answer["response_length"]}
+                assert "".join(tokens["strings"]) == answer["response_text"]
+
+
+def test_a_run_keeps_to_unipos_rules(tmp_path: Path) -> None:
+    run, notes = exported(run_of(tmp_path / "run"), tmp_path / "run.json")
+    check_rules(run)
+    assert notes == []
+    assert run["header"]["hparams"] == {
+        "clip_eps": [0.2, 0.28],
+        "kl_coef": 0.04,
+        "group_size": 2,
+        "odd": [None, {"x": None}],
+    }
+
+
+def test_the_file_and_the_run_in_memory_are_one(tmp_path: Path) -> None:
+    bundle = run_of(tmp_path / "run")
+    run, _ = exported(bundle, tmp_path / "run.json")
+    assert CanonicalRun.model_validate(run) == canonical_run(open_bundle(bundle))
+
+
+def test_every_update_has_metrics_and_captured_ones_have_prompts(tmp_path: Path) -> None:
+    run, _ = exported(run_of(tmp_path / "run"), tmp_path / "run.json")
+    assert [entry["step"] for entry in run["entries"]] == list(range(22))
+    assert ["prompts" in entry for entry in run["entries"]] == [True, False] * 11
+    assert all(entry["metrics"] == {"policy_objective": 0.25, "reward": 0.75} for entry in run["entries"])
+
+
+def test_the_numbers_of_a_response(tmp_path: Path) -> None:
+    run, _ = exported(run_of(tmp_path / "run"), tmp_path / "run.json")
+    (prompt,) = run["entries"][2]["prompts"]
+    assert prompt["prompt"] == NASTY
+    first, second = prompt["responses"]  # by row, though the update took them the other way round
+    assert second == {
+        "id": "rollout2-rank0-row1",
+        "reward": 0.33333334,
+        "advantage": 0.5,
+        "response_text": f"t1{NASTY}",
+        "response_length": 2,
+        "reward_components": {"format": 0.33333334, "right (1)": None, "right (2)": 0.5},
+        "tokens": {
+            "ids": [1, 9],
+            "strings": ["t1", NASTY],
+            "log_probs": [-1.0079346, -1.0080566],
+            "old_log_probs": [-0.1, None],
+            "advantages": [0.5, 0.5],
+            "token_kl": [0.5, 0.5],
+            "mask": [1, 0],
+        },
+    }
+    assert np.array_equal(np.float32(second["tokens"]["log_probs"]), np.float32([log_prob(2, 1, 0), log_prob(2, 1, 1)]))
+    assert np.float32(first["tokens"]["log_probs"][1]) == np.float32(log_prob(2, 0, 1))
+
+
+def test_only_what_an_update_trained_on_is_in_its_entry(tmp_path: Path) -> None:
+    run, notes = exported(simple(tmp_path / "run").write(), tmp_path / "run.json")
+    found = [
+        {prompt["prompt"]: [r["id"] for r in prompt["responses"]] for prompt in entry["prompts"]}
+        for entry in run["entries"]
+    ]
+    assert found == [
+        {"prompt 0": ["rollout0-rank0-row0"], "prompt 1": ["rollout0-rank0-row3"]},
+        {"prompt 0": ["rollout0-rank0-row1"], "prompt 1": ["rollout0-rank0-row2"]},
+        {"prompt 0": ["rollout1-rank0-row0"]},
+    ]
+    firsts = [entry["is_first_step_after_rollout_phase"] for entry in run["entries"]]
+    assert firsts == [True, True, True]  # the builder's metrics lines say so, and they cover every update
+    empty = run["entries"][1]["prompts"][1]["responses"][0]
+    assert (empty["response_text"], empty["response_length"]) == ("", 0)
+    assert empty["tokens"] == {"ids": [], "strings": []}
+    aliased = run["entries"][0]["prompts"][0]["responses"][0]["tokens"]
+    assert aliased["old_log_probs"] == aliased["log_probs"]
+    assert aliased["mask_reason"] == [0, 1, 0]
+    assert any("needs at least 22 updates; this run has 3" in note for note in notes)
+    assert any("policy_objective is null in 3 of 3" in note for note in notes)
+    assert any("only some prompt groups were captured" in note for note in notes)
+
+
+def test_responses_of_two_ranks_are_told_apart(tmp_path: Path) -> None:
+    built = Builder(tmp_path / "run", ranks=2)
+    for rank in range(2):
+        rows = [response(0, [token(rank)], group=rank), response(1, [token(rank)], group=1)]
+        built.rollout(0, rows, rank=rank).update(0, [(0, row) for row in rows], rank=rank).metrics(0, {}, rank=rank)
+    run, _ = exported(built.write(), tmp_path / "run.json")
+    (entry,) = run["entries"]
+    assert [[r["id"] for r in prompt["responses"]] for prompt in entry["prompts"]] == [
+        ["rollout0-rank0-row0"],
+        ["rollout0-rank0-row1", "rollout0-rank1-row0", "rollout0-rank1-row1"],
+    ]
+
+
+def test_an_update_without_a_metrics_line_has_an_entry(tmp_path: Path) -> None:
+    bundle = simple(tmp_path / "run").write()
+    (bundle / "metrics.r0.jsonl").unlink()
+    run, _ = exported(bundle, tmp_path / "run.json")
+    assert [entry["step"] for entry in run["entries"]] == [0, 1, 2]
+    assert run["entries"][1]["is_first_step_after_rollout_phase"] is False
+    assert run["entries"][0]["metrics"] == {"policy_objective": None, "reward": None}
+
+
+def test_floats_are_as_short_as_float32_allows_and_come_back_exactly(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=500).astype(np.float32) * np.logspace(-20, 20, 500, dtype=np.float32)
+    built = Builder(tmp_path / "run")
+    rows = [response(0, [token(n, old_log_probs=float(value)) for n, value in enumerate(values)])]
+    built.rollout(0, rows).update(0, [(0, rows[0])])
+    run, _ = exported(built.write(), tmp_path / "run.json")
+    (written,) = [r["tokens"]["old_log_probs"] for p in run["entries"][0]["prompts"] for r in p["responses"]]
+    assert np.array_equal(np.array(written, np.float32), values)
+    assert max(len(repr(abs(value)).replace(".", "").split("e")[0].strip("0")) for value in written) <= 9
+
+
+@pytest.mark.parametrize("algorithm", ["gspo", "", NASTY])
+def test_an_algorithm_unipo_does_not_know_is_said(tmp_path: Path, algorithm: str) -> None:
+    run, notes = exported(run_of(tmp_path / "run", algorithm=algorithm), tmp_path / "run.json")
+    assert run["header"]["algorithm"] == algorithm.strip().lower()
+    assert len(notes) == 1 and "reinforce, ppo, grpo, dapo, drgrpo" in notes[0]
+
+
+def test_a_run_without_updates_is_still_a_run(tmp_path: Path) -> None:
+    run, notes = exported(Builder(tmp_path / "run").write(), tmp_path / "run.json")
+    assert run["entries"] == []
+    assert "this run has 0" in notes[0]
+
+
+def test_progress_is_told_by_update(tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    export_canonical(run_of(tmp_path / "run", 5), tmp_path / "x.json", lambda done, total: heard.append((done, total)))
+    assert heard == [(n + 1, 5) for n in range(5)]
+
+
+def test_a_damaged_bundle_leaves_no_file(tmp_path: Path) -> None:
+    bundle = run_of(tmp_path / "run", 3)
+    (bundle / "segments" / "r0-000000.update_tokens.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BundleError):
+        export_canonical(bundle, tmp_path / "run.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with pytest.raises(ExportError, match="is a folder"):
+        export_canonical(bundle, tmp_path)

@@ -1,0 +1,285 @@
+"""The server, over real sockets: what it serves, what it refuses, and that it follows a run."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from unipo_hooks import server
+from unipo_hooks.errors import ExportError
+from unipo_hooks.server import BundleServer, ssh_line
+
+PAGE = b"<!doctype html><title>unipo-hooks</title><!--unipo-bundle-->"
+SEGMENT = "segments/r0-000000.responses.parquet"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    bundle = tmp_path / "run"
+    (bundle / "segments").mkdir(parents=True)
+    (bundle / "manifest.json").write_text('{"format": "unipo-bundle"}')
+    (bundle / "index.r0.jsonl").write_text('{"entry": "update"}\n{"entry": "upd')
+    (bundle / "metrics.r11.jsonl").write_text("{}\n")
+    (bundle / SEGMENT).write_bytes(bytes(range(256)) * 4000)
+    return bundle
+
+
+@pytest.fixture
+def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BundleServer]:
+    monkeypatch.setattr(server, "viewer_page", lambda: PAGE)
+    with BundleServer(folder, 0) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def ask(serving: BundleServer, path: str, method: str = "GET", **headers: str) -> SimpleNamespace:
+    """One request with `path` sent as it is; `Host` is the right one unless given."""
+    connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=10)
+    try:
+        connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return SimpleNamespace(status=answer.status, body=answer.read(), headers=answer.headers)
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/index.html", "/?update=3", "/index.html?a=b"])
+def test_the_viewer_is_at_the_root(serving: BundleServer, path: str) -> None:
+    answer = ask(serving, path)
+    assert (answer.status, answer.body) == (200, PAGE)
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+def test_the_bundles_own_page_is_not_served(serving: BundleServer, folder: Path) -> None:
+    (folder / "index.html").write_text("<script>alert(1)</script>")
+    assert ask(serving, "/index.html").body == PAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("manifest.json", "application/json"),
+        ("index.r0.jsonl", "application/x-ndjson"),
+        ("metrics.r11.jsonl", "application/x-ndjson"),
+        (SEGMENT, "application/vnd.apache.parquet"),
+    ],
+)
+def test_files_of_the_bundle_are_served_as_they_are(serving: BundleServer, folder: Path, name: str, kind: str) -> None:
+    answer = ask(serving, f"/{name}")
+    assert (answer.status, answer.body) == (200, (folder / name).read_bytes())
+    assert answer.headers["Content-Type"] == kind
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../secret.txt",
+        "/segments/../../secret.txt",
+        "/segments/../manifest.json",
+        "/%2e%2e/secret.txt",
+        "/segments%2fr0-000000.responses.parquet",
+        "/segments/",
+        "/segments",
+        "//manifest.json/",
+        "/./manifest.json",
+        "/notes.txt",
+        "/.env",
+        "/manifest.json.tmp",
+        "/manifest.json\x00",
+        "/index.r0.jsonl.bak",
+        "/index.rx.jsonl",
+        "/index.r1.jsonl",
+        "/index.r\u0661.jsonl",
+        "/segments/r0-000000.responses.parquet.tmp",
+        "/segments/r0-000000.secrets.parquet",
+        "/segments/r0-000001.responses.parquet",
+        "/segments/folder.parquet",
+        "http://elsewhere/manifest.json",
+        "manifest.json/../../secret.txt",
+    ],
+)
+def test_nothing_else_is_served(serving: BundleServer, folder: Path, path: str) -> None:
+    (folder.parent / "secret.txt").write_text("secret")
+    for name in ("notes.txt", ".env", "manifest.json.tmp", "index.r0.jsonl.bak", f"{SEGMENT}.tmp"):
+        (folder / name).write_text("secret")
+    (folder / "segments" / "r0-000000.secrets.parquet").write_text("secret")
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as raw:
+        head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{serving.port}\r\nConnection: close\r\n\r\n"
+        raw.sendall(head.encode())
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert answer.split(b" ")[1] in (b"404", b"400")
+    assert b"secret" not in answer and b"unipo-bundle" not in answer
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.r1.jsonl", "segments/r0-000005.responses.parquet"])
+def test_links_out_of_the_bundle_are_not_followed(serving: BundleServer, folder: Path, name: str) -> None:
+    secret = folder.parent / "secret"
+    secret.write_text("secret")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret)
+    assert ask(serving, f"/{name}").status == 404
+
+
+def test_a_linked_folder_of_segments_is_not_followed(serving: BundleServer, folder: Path) -> None:
+    (folder / "segments").rename(folder.parent / "elsewhere")
+    (folder / "segments").symlink_to(folder.parent / "elsewhere")
+    assert ask(serving, f"/{SEGMENT}").status == 404
+
+
+def test_links_inside_the_bundle_are_followed(serving: BundleServer, folder: Path) -> None:
+    (folder / "index.r1.jsonl").symlink_to("index.r0.jsonl")
+    assert ask(serving, "/index.r1.jsonl").body == (folder / "index.r0.jsonl").read_bytes()
+
+
+def test_a_bundle_may_itself_be_a_link(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "viewer_page", lambda: PAGE)
+    link = folder.parent / "latest"
+    link.symlink_to(folder)
+    with BundleServer(link, 0) as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        assert ask(running, "/manifest.json").status == 200
+        running.shutdown()
+
+
+def test_folders_and_pipes_under_a_bundles_name_are_not_opened(serving: BundleServer, folder: Path) -> None:
+    (folder / "index.r2.jsonl").mkdir()
+    os.mkfifo(folder / "index.r3.jsonl")
+    assert ask(serving, "/index.r2.jsonl").status == 404
+    assert ask(serving, "/index.r3.jsonl").status == 404
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "[::1]:{port}", "LOCALHOST:{port}"])
+def test_it_answers_to_its_own_name(serving: BundleServer, host: str) -> None:
+    assert ask(serving, "/manifest.json", Host=host.format(port=serving.port)).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:{port}",
+        "127.0.0.1",
+        "localhost",
+        "127.0.0.1:1",
+        "127.0.0.1.evil.example:{port}",
+        "127.0.0.1:{port}.evil.example",
+        "127.0.0.1:{port}, evil.example",
+        "",
+    ],
+)
+def test_it_answers_to_no_other_name(serving: BundleServer, host: str) -> None:
+    for path in ("/", "/manifest.json"):
+        answer = ask(serving, path, Host=host.format(port=serving.port))
+        assert answer.status == 403
+        assert serving.url.encode() in answer.body
+
+
+@pytest.mark.parametrize("lines", ["", "Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n"])
+def test_it_wants_exactly_one_name(serving: BundleServer, lines: str) -> None:
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as raw:
+        raw.sendall(f"GET / HTTP/1.0\r\n{lines.format(port=serving.port)}\r\n".encode())
+        assert raw.recv(65536).split(b" ")[1] == b"403"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_it_only_reads(serving: BundleServer, folder: Path, method: str) -> None:
+    before = (folder / "manifest.json").read_bytes()
+    answer = ask(serving, "/manifest.json", method)
+    assert answer.status == 405
+    assert answer.headers["Allow"] == "GET, HEAD"
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("path", ["/", "/manifest.json", f"/{SEGMENT}", "/nothing"])
+def test_head_is_get_without_a_body(serving: BundleServer, path: str) -> None:
+    got, head = ask(serving, path), ask(serving, path, "HEAD")
+    assert head.body == b""
+    assert head.status == got.status
+    assert {k: v for k, v in head.headers.items() if k != "Date"} == {
+        k: v for k, v in got.headers.items() if k != "Date"
+    }
+    assert int(head.headers["Content-Length"]) == len(got.body)
+
+
+@pytest.mark.parametrize("path", ["/", "/manifest.json", "/index.r0.jsonl", f"/{SEGMENT}"])
+def test_what_has_not_changed_is_not_sent_again(serving: BundleServer, path: str) -> None:
+    tag = ask(serving, path).headers["ETag"]
+    for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+        answer = ask(serving, path, If_None_Match=known)
+        assert (answer.status, answer.body) == (304, b"")
+    assert ask(serving, path, If_None_Match='"other"').status == 200
+
+
+def test_a_line_that_was_appended_is_sent(serving: BundleServer, folder: Path) -> None:
+    tag = ask(serving, "/index.r0.jsonl").headers["ETag"]
+    with (folder / "index.r0.jsonl").open("a") as index:
+        index.write("ate}\n")
+    answer = ask(serving, "/index.r0.jsonl", If_None_Match=tag)
+    assert (answer.status, answer.body) == (200, b'{"entry": "update"}\n{"entry": "update}\n')
+
+
+def test_a_manifest_replaced_by_one_of_the_same_size_and_time_is_sent(serving: BundleServer, folder: Path) -> None:
+    manifest, other = folder / "manifest.json", folder / "manifest.json.tmp"
+    tag = ask(serving, "/manifest.json").headers["ETag"]
+    stat = manifest.stat()
+    other.write_text(manifest.read_text().upper())
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(manifest)
+    assert ask(serving, "/manifest.json", If_None_Match=tag).status == 200
+
+
+def test_one_connection_carries_many_requests(serving: BundleServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=10)
+    for path, status in (("/", 200), ("/nothing", 404), ("/manifest.json", 200), (f"/{SEGMENT}", 200)):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert (answer.status, len(answer.read())) == (status, int(answer.headers["Content-Length"]))
+    connection.close()
+
+
+def test_a_browser_that_goes_away_is_no_news(serving: BundleServer, folder: Path, capfd: pytest.CaptureFixture) -> None:
+    (folder / SEGMENT).write_bytes(bytes(30_000_000))
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as raw:
+        raw.sendall(f"GET /{SEGMENT} HTTP/1.1\r\nHost: 127.0.0.1:{serving.port}\r\n\r\n".encode())
+        raw.recv(1000)
+    assert ask(serving, "/manifest.json").status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_this_machine_is_served(serving: BundleServer) -> None:
+    assert serving.server_address[0] == "127.0.0.1"
+
+
+def test_a_taken_port_is_left_alone(serving: BundleServer, folder: Path) -> None:
+    with BundleServer(folder, serving.port) as second:
+        assert second.port not in (0, serving.port)
+
+
+def test_a_viewer_that_was_never_built_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> bytes:
+        raise ExportError("the viewer is not built; run make viewer")
+
+    monkeypatch.setattr(server, "viewer_page", missing)
+    with pytest.raises(ExportError, match="run make viewer"):
+        BundleServer(folder, 0)
+
+
+def test_the_ssh_line_names_the_address_one_came_by() -> None:
+    assert ssh_line(8765, "10.0.0.2 50000 10.0.0.7 22").endswith("@10.0.0.7")
+    assert ssh_line(8765, "10.0.0.2 50000 10.0.0.7 22").startswith("ssh -N -L 8765:127.0.0.1:8765 ")
+    assert ssh_line(9000, "::1 50000 fe80::7 2222").startswith("ssh -N -p 2222 -L 9000:127.0.0.1:9000 ")

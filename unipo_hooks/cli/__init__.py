@@ -1,0 +1,222 @@
+"""The command line: `unipo-hooks demo | view | info | validate | export`.
+
+What a command needs is imported when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unipo_hooks.cli.terminal import console, one_clear_line, progress, say, say_json, warn
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="See what every update of an RL run did to every token.\n\n"
+    "Add [bold]UnipoCallback('runs/gsm8k')[/bold] to a GRPOTrainer's callbacks and train; then:",
+    epilog="Start with [bold]unipo-hooks demo[/bold], or [bold]unipo-hooks view runs/gsm8k[/bold] on a run of yours.",
+)
+
+BundlePath = Annotated[Path, typer.Argument(metavar="PATH", help="The bundle: the folder with manifest.json in it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"unipo-hooks {version('unipo-hooks')}")
+        except PackageNotFoundError:
+            typer.echo("unipo-hooks (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: unipo-hooks demo runs/demo")
+@one_clear_line
+def demo(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where the bundle goes.")] = Path("runs/demo"),
+) -> None:
+    """Train a small model with GRPO on this CPU, under a minute, and keep every token of it.
+
+    Writes the bundle PATH and, beside it, PATH.html: one page that opens offline. Needs TRL.
+    """
+    from unipo_hooks.bundle.reader import open_bundle
+    from unipo_hooks.cli.demo import train
+    from unipo_hooks.cli.summary import demo_table
+    from unipo_hooks.errors import ExportError
+    from unipo_hooks.export.html import export_html
+
+    say("training a small model to add digits; about a minute")
+    bundle = train(path)
+    say(f"bundle  {bundle}")
+    try:
+        with progress("writing the page") as report:
+            say(f"page    {export_html(bundle, beside(bundle, '.html'), report)}")
+    except ExportError as error:  # a source install without Node has everything but the viewer
+        warn(f"no page: {error}")
+    console().print(demo_table(open_bundle(bundle)))
+    say("Next:")
+    for command in (f"view {bundle}", f"info {bundle}", f"validate {bundle}", f"export {bundle} --canonical"):
+        say(f"  unipo-hooks {command}")
+
+
+@app.command(epilog="Example: unipo-hooks view runs/gsm8k --port 9000")
+@one_clear_line
+def view(
+    path: BundlePath,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to try first; 0 for any free one.")] = 8765,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
+) -> None:
+    """Open a bundle in the browser, and follow it while the run goes on.
+
+    Serves on 127.0.0.1 until Ctrl-C. Over SSH it prints the line to run on your own machine instead.
+    """
+    import os
+
+    from unipo_hooks.bundle.reader import open_bundle
+    from unipo_hooks.server import BundleServer, serve, ssh_line
+
+    open_bundle(path)  # a path that holds no bundle is told here, not by an empty page
+
+    def ready(server: BundleServer) -> None:
+        if port and server.port != port:
+            say(f"port {port} is taken; using {server.port}")
+        say(f"{path} is at {server.url} (Ctrl-C ends it)")
+        if connection := os.environ.get("SSH_CONNECTION"):
+            say("You are on a remote machine. On your own, run this and open the address above:")
+            say(f"  {ssh_line(server.port, connection)}")
+        elif not no_browser:
+            _open_browser(server.url)
+
+    serve(path, port=port, ready=ready)
+
+
+@app.command(epilog="Example: unipo-hooks info runs/gsm8k --json | jq .bytes_per_token")
+@one_clear_line
+def info(path: BundlePath, as_json: AsJson = False) -> None:
+    """Say what a bundle holds: the run, what was captured, what it cost, what was lost and why."""
+    from unipo_hooks.bundle.reader import open_bundle
+    from unipo_hooks.cli.summary import facts_table, summarise
+
+    facts = summarise(open_bundle(path))
+    if as_json:
+        say_json(facts)
+    else:
+        console().print(facts_table(facts))
+
+
+@app.command(epilog="Example: unipo-hooks validate runs/gsm8k")
+@one_clear_line
+def validate(path: BundlePath, as_json: AsJson = False) -> None:
+    """Check every file of a bundle; a line for each fault. Exit code 1 where there is one.
+
+    Notes are what a running or killed run leaves behind; they are no faults.
+    """
+    from unipo_hooks.bundle.verify import verify
+
+    found = verify(path)
+    faults = sum(fault.severity == "fault" for fault in found)
+    if as_json:
+        fields = ("file", "line", "severity", "message")
+        say_json({"ok": not faults, "found": [{name: getattr(fault, name) for name in fields} for fault in found]})
+    else:
+        for fault in found:
+            say(f"{'note: ' if fault.severity == 'note' else ''}{' '.join(str(fault).split())}")
+        notes = len(found) - faults
+        verdict = "valid" if not faults else "1 fault" if faults == 1 else f"{faults} faults"
+        say(f"{path}: {verdict}" + (f", {notes} note{'s' * (notes > 1)}" if notes else ""))
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples: unipo-hooks export runs/gsm8k --html · unipo-hooks export runs/gsm8k --html to-share.html · "
+    "unipo-hooks export runs/gsm8k --canonical"
+)
+@one_clear_line
+def export(
+    path: BundlePath,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="Where to write; beside the bundle if not given.")
+    ] = None,
+    html: Annotated[bool, typer.Option("--html", help="One page that opens offline: the viewer and the data.")] = False,
+    canonical: Annotated[bool, typer.Option("--canonical", help="UNIPO's canonical run, as JSON.")] = False,
+) -> None:
+    """Write a bundle as one file: a page to share (--html), or JSON for other tools (--canonical)."""
+    from unipo_hooks.export.canonical import export_canonical
+    from unipo_hooks.export.html import contents, export_html, size_note
+
+    page, run = _targets(path, files or [], html=html, canonical=canonical)
+    if page:
+        if missing := contents(path).missing:
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            warn(f"the page goes without {missing[0]}{more}: missing (see unipo-hooks validate)")
+        with progress("writing the page") as report:
+            export_html(path, page, report)
+        say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+        if note := size_note(page):
+            warn(note)
+    if run:
+        with progress("writing the canonical run") as report:
+            notes = export_canonical(path, run, report)
+        say(f"{run} ({run.stat().st_size / 1e6:.1f} MB)")
+        for note in notes:
+            warn(note)
+
+
+def beside(bundle: Path, suffix: str) -> Path:
+    """The file beside a bundle that is called like it."""
+    named = bundle if bundle.name not in ("", "..") else bundle.resolve()
+    return named.with_name(named.name + suffix)
+
+
+def _targets(bundle: Path, files: list[Path], *, html: bool, canonical: bool) -> tuple[Path | None, Path | None]:
+    """Where the page and the canonical run go; None for what was not asked for."""
+    from unipo_hooks.errors import ExportError
+
+    wanted = {".html": html, ".json": canonical}
+    if not any(wanted.values()):
+        raise ExportError("say what to write: --html, --canonical or both")
+    given: dict[str, Path] = {}
+    for file in files:
+        only = [suffix for suffix, asked in wanted.items() if asked]
+        suffix = only[0] if len(only) == 1 else file.suffix.lower()
+        if suffix not in wanted or suffix in given:
+            raise ExportError(f"{file}: name at most one file for each kind, ending in .html or .json")
+        given[suffix] = file
+    return (
+        given.get(".html", beside(bundle, ".html")) if html else None,
+        given.get(".json", beside(bundle, ".canonical.json")) if canonical else None,
+    )
+
+
+def _open_browser(url: str) -> None:
+    """Open the browser without waiting for it: text browsers only return when they are closed."""
+    import threading
+    import webbrowser
+
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+
+def main() -> None:
+    """Entry point of `unipo-hooks`."""
+    app()
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,5 @@
+"""`python -m unipo_hooks.cli`."""
+
+from unipo_hooks.cli import main
+
+main()

@@ -1,0 +1,193 @@
+"""What `info` and `demo` tell of a bundle: facts as data, and facts as a table for people."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unipo_hooks.bundle import layout
+from unipo_hooks.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from unipo_hooks.bundle.reader import Bundle
+
+KEY_SETTINGS = ("clip_eps", "kl_coef", "group_size", "learning_rate", "loss_type", "num_iterations", "temperature")
+"""Hyper-parameters shown to people, where the run has them; `--json` has them all."""
+
+BYTES_A_TOKEN = "segment files ÷ captured tokens, each counted once for every update that trained on it"
+"""What `bytes_per_token` means."""
+
+
+def summarise(bundle: Bundle) -> dict[str, Any]:
+    """Facts of a bundle, JSON-able; what is unknown is None."""
+    manifest = bundle.manifest
+    updates, rollouts, metrics = bundle.updates(), bundle.rollouts(), bundle.metrics()
+    update_tokens, rollout_tokens = _total(updates, "tokens"), _total(rollouts, "tokens")
+    size = segment_bytes(bundle)
+    tokens = update_tokens or rollout_tokens
+    seen = metrics.num_rows
+    rewards = _known(metrics, "reward")
+    return {
+        "path": str(bundle.path),
+        "version": manifest.version,
+        "created": manifest.created,
+        "status": manifest.status,
+        "header": manifest.header.model_dump(),
+        "trainer": manifest.trainer.model_dump(include={"library", "version", "trainer_class"}),
+        "updates": {"seen": seen, "captured": updates.num_rows},
+        "rollouts": rollouts.num_rows,
+        "groups": _total(rollouts, "groups"),
+        "responses": _total(rollouts, "responses"),
+        "evaluations": bundle.metrics(kind="eval").num_rows,
+        "tokens": {"rollout": rollout_tokens, "update": update_tokens},
+        "segment_bytes": size,
+        "bytes_per_token": size / tokens if tokens else None,
+        "bytes_per_token_means": BYTES_A_TOKEN,
+        "channels": manifest.channels,
+        "ranks": manifest.ranks,
+        "attempts": [attempt.model_dump() for attempt in manifest.attempts],
+        "policy": manifest.policy,
+        "lost": manifest.lost.model_dump(),
+        "hook_ms_per_update": 1e3 * manifest.cost.hook_seconds / seen if seen else None,
+        "writer_cpu_seconds": manifest.cost.writer_cpu_seconds,
+        "reward": {"first": rewards[0], "last": rewards[-1]} if rewards else None,
+        "notes": manifest.notes,
+    }
+
+
+def facts_table(facts: dict[str, Any]) -> Table:
+    """The facts for people: a label and a value a row."""
+    table = _grid()
+    header, trainer, updates = facts["header"], facts["trainer"], facts["updates"]
+    settings = [f"{name} {_short(header['hparams'][name])}" for name in KEY_SETTINGS if name in header["hparams"]]
+    rows = [
+        ("run", " · ".join(filter(None, (header["task"], header["model_name"], header["dataset"])))),
+        ("trainer", f"{trainer['library']} {trainer['version']}, {trainer['trainer_class']}"),
+        ("algorithm", ", ".join([header["algorithm"], *settings])),
+        ("status", _status(facts)),
+        ("updates", f"{updates['captured']:,} captured of {updates['seen']:,} seen"),
+        ("rollouts", f"{facts['rollouts']:,} with {_count(facts['groups'], 'group')} and "
+         f"{_count(facts['responses'], 'response')}"),
+        ("evaluations", f"{facts['evaluations']:,}" if facts["evaluations"] else ""),
+        ("tokens", f"{facts['tokens']['rollout']:,} sampled, {facts['tokens']['update']:,} over all updates"),
+        ("size", _size(facts)),
+        ("ranks", str(facts["ranks"])),
+        ("attempts", _attempts(facts["attempts"])),
+        ("sampling", _sampling(facts["policy"])),
+        ("lost", _lost(facts["lost"])),
+        ("cost", _cost(facts)),
+        ("reward", _reward(facts["reward"])),
+        *(("note", note) for note in facts["notes"]),
+    ]  # fmt: skip
+    for label, value in rows:
+        if value:
+            table.add_row(label, printable(value))
+    return table
+
+
+def reward_by_tenth(bundle: Bundle) -> list[float]:
+    """Mean reward in each tenth of the updates that have one; fewer numbers for fewer than ten updates."""
+    rewards = _known(bundle.metrics(), "reward")
+    tenths = np.array_split(np.array(rewards), min(10, len(rewards))) if rewards else []
+    return [float(tenth.mean()) for tenth in tenths]
+
+
+def demo_table(bundle: Bundle) -> Table:
+    """What the demo shows of the run it made."""
+    facts = summarise(bundle)
+    table = _grid()
+    rewards = " ".join(f"{reward:.2f}".removeprefix("0") for reward in reward_by_tenth(bundle))
+    table.add_row("reward by tenth of the run", rewards)
+    table.add_row("updates captured", f"{facts['updates']['captured']:,} of {facts['updates']['seen']:,}")
+    table.add_row("tokens", f"{facts['tokens']['update']:,}")
+    table.add_row("size", _size(facts))
+    return table
+
+
+def segment_bytes(bundle: Bundle) -> int:
+    """Bytes of the bundle's segment files as they are on disk."""
+    folder = bundle.path / layout.SEGMENTS
+    return sum(path.stat().st_size for path in folder.glob("*.parquet")) if folder.is_dir() else 0
+
+
+def _grid() -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _total(table: Any, column: str) -> int:
+    return int(sum(table.column(column).to_pylist()))
+
+
+def _known(metrics: Any, name: str) -> list[float]:
+    if name not in metrics.column_names:
+        return []
+    return [float(value) for value in metrics.column(name).to_pylist() if value is not None and math.isfinite(value)]
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _status(facts: dict[str, Any]) -> str:
+    started = f"started {facts['created']}"
+    if facts["status"] != "running":
+        return f"{facts['status']}, {started}"
+    total = facts["header"]["totalSteps"]
+    how_far = f", {facts['updates']['seen']:,} of {total:,} updates so far" if total else ""
+    return f"running, or killed{how_far}, {started}"
+
+
+def _size(facts: dict[str, Any]) -> str:
+    size, each = facts["segment_bytes"], facts["bytes_per_token"]
+    text = _bytes(size)
+    return text if each is None else f"{text}, {each:.1f} bytes a token ({facts['bytes_per_token_means']})"
+
+
+def _bytes(size: float) -> str:
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if size >= u), (1e3, "kB"))
+    return f"{size / unit:.1f} {name}"
+
+
+def _sampling(policy: dict[str, Any]) -> str:
+    """Limits that are set; `max_bytes` in words."""
+    limits = {name: _bytes(value) if name == "max_bytes" else value for name, value in policy.items() if value}
+    return ", ".join(f"{name} {_short(value)}" for name, value in limits.items())
+
+
+def _attempts(attempts: list[dict[str, Any]]) -> str:
+    if len(attempts) == 1:
+        return "1"
+    starts = ", ".join(f"from update {attempt['first_update']}: {attempt['status']}" for attempt in attempts)
+    return f"{len(attempts)} ({starts})"
+
+
+def _lost(lost: dict[str, Any]) -> str:
+    parts = [_count(lost[name], name.removesuffix("s")) for name in ("rollouts", "updates", "tokens") if lost[name]]
+    if lost["bytes"]:
+        parts.append(f"{_bytes(lost['bytes'])} of records")
+    if not parts:
+        return "nothing"
+    return ", ".join(parts) + (f": {lost['reason']}" if lost["reason"] else "")
+
+
+def _cost(facts: dict[str, Any]) -> str:
+    each = facts["hook_ms_per_update"]
+    hooks = "" if each is None else f"{each:.2f} ms an update in the hooks, "
+    return f"{hooks}{facts['writer_cpu_seconds']:.1f} s of CPU on the writing thread"
+
+
+def _reward(reward: dict[str, float] | None) -> str:
+    return f"{reward['first']:.3f} at first, {reward['last']:.3f} at last" if reward else ""
