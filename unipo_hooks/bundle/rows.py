@@ -123,14 +123,11 @@ def _constant(text: str, rows: int) -> pa.DictionaryArray:
 def _prompts(rollout: CapturedRollout, text: TokenText) -> pa.DictionaryArray:
     """Decoded prompts, each distinct one once: the responses of a group share theirs."""
     numbers: dict[bytes, int] = {}
-    texts: list[str] = []
-    indices = []
-    for ids in rollout.prompts:
-        key = ids.tobytes()
-        if key not in numbers:
-            numbers[key] = len(texts)
-            texts.append("".join(text.strings([ids]).to_pylist()))
-        indices.append(numbers[key])
+    indices = [numbers.setdefault(ids.tobytes(), len(numbers)) for ids in rollout.prompts]
+    distinct = [rollout.prompts[indices.index(number)] for number in range(len(numbers))]
+    pieces = text.strings(distinct).to_pylist()
+    ends = np.cumsum([len(ids) for ids in distinct]).tolist()
+    texts = ["".join(pieces[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
     return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(texts, pa.string()))
 
 

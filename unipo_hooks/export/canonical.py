@@ -17,17 +17,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic_core import to_json
 
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.reader import Bundle, open_bundle
 from unipo_hooks.export import Progress, written_whole
-from unipo_hooks.schema import CanonicalRun, Entry, Header, Prompt, Response, Tokens
+from unipo_hooks.schema import CanonicalRun, Entry, Header, Tokens
 
 UNIPO_ALGORITHMS = ("reinforce", "ppo", "grpo", "dapo", "drgrpo")
 """Algorithms UNIPO's tool has a page for."""
 
 UNIPO_MIN_ENTRIES = 22
 """Entries UNIPO's page needs to draw a run at all."""
+
+ROWS_TOGETHER = 1 << 14
+"""Responses and tokens to read at once: many small updates then cost little more than one."""
 
 REQUIRED_METRICS = ("policy_objective", "reward")
 
@@ -36,12 +41,15 @@ _NOT_METRICS = {
     *("kind", "attempt", "update", "step", "time", "rollouts", "is_first_step_after_rollout_phase", "captured"),
     *("ranks", "superseded"),
 }
-_Key = tuple[int, int, int]
+_KEY = ("update", "rollout", "rank", "row", "micro_batch")
+_Key = tuple[int, int, int, int, int]
+_TEXT = ("ids", "strings")
+_NOT_WRITTEN = {"attempt", "kind", "step", "messages", "counted", "update_counted"}
 
 
 def canonical_run(bundle: Bundle) -> CanonicalRun:
     """The whole run in memory. For a long run `export_canonical` writes the same, one entry at a time."""
-    entries = list(_entries(bundle))
+    entries = [Entry.model_validate(entry) for entry in _entries(bundle, _metrics_by_update(bundle))]
     return CanonicalRun(header=_header(bundle, len(entries)), entries=entries)
 
 
@@ -52,15 +60,16 @@ def export_canonical(bundle_path: str | Path, out: str | Path, progress: Progres
     updates. Raises BundleError or ExportError with one clear line.
     """
     bundle = open_bundle(bundle_path)
-    total = len(_metrics_by_update(bundle))
+    rows = _metrics_by_update(bundle)
+    total = len(rows)
     header = _header(bundle, total)
     unknown = dict.fromkeys(REQUIRED_METRICS, 0)
     with written_whole(Path(out)) as file:
         file.write(b'{"header": ' + header.model_dump_json().encode() + b', "entries": [')
-        for number, entry in enumerate(_entries(bundle)):
-            file.write((",\n" if number else "\n").encode() + entry.model_dump_json(exclude_unset=True).encode())
+        for number, entry in enumerate(_entries(bundle, rows)):
+            file.write((",\n" if number else "\n").encode() + to_json(entry))
             for name in REQUIRED_METRICS:
-                unknown[name] += entry.metrics[name] is None
+                unknown[name] += entry["metrics"][name] is None
             if progress:
                 progress(number + 1, total)
         file.write(b"\n]}\n")
@@ -80,97 +89,121 @@ def _header(bundle: Bundle, entries: int) -> Header:
 
 def _metrics_by_update(bundle: Bundle) -> dict[int, dict[str, Any]]:
     """Update → its row of metrics; a captured update without one has its place too."""
-    rows = {row["update"]: row for row in (*bundle.updates().to_pylist(), *bundle.metrics().to_pylist())}
+    updates = bundle.updates().select(["update", "is_first_step_after_rollout_phase"])
+    rows = {row["update"]: row for row in (*updates.to_pylist(), *bundle.metrics().to_pylist())}
     return dict(sorted(rows.items()))
 
 
-def _entries(bundle: Bundle) -> Iterator[Entry]:
-    captured = set(bundle.updates().column("update").to_pylist())
-    names = [name for name in bundle.metrics().column_names if name not in _NOT_METRICS]
-    for update, row in _metrics_by_update(bundle).items():
-        metrics = {name: _finite(row.get(name)) for name in dict.fromkeys((*REQUIRED_METRICS, *names))}
+def _entries(bundle: Bundle, rows: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Entries as they are written: the shape of `schema.Entry`, which is not put to the test for each number."""
+    names = dict.fromkeys(name for row in rows.values() for name in row if name not in _NOT_METRICS)
+    prompts: dict[int, list[dict[str, Any]]] = {}
+    together = _together(bundle)
+    for update, row in rows.items():
+        if update in together:
+            prompts = _prompts(bundle, together[update])
+        metrics = {name: _finite(row.get(name)) for name in (*REQUIRED_METRICS, *names)}
         fields: dict[str, Any] = {
             "step": update,
-            "is_first_step_after_rollout_phase": row["is_first_step_after_rollout_phase"],
+            "is_first_step_after_rollout_phase": bool(row["is_first_step_after_rollout_phase"]),
             # A metric this update has no value for is left out; the required ones are there as null.
             "metrics": {n: value for n, value in metrics.items() if value is not None or n in REQUIRED_METRICS},
         }
-        if update in captured:
-            fields["prompts"] = _prompts(bundle, update)
-        yield Entry(**fields)
+        if update in prompts:
+            fields["prompts"] = prompts[update]
+        yield fields
 
 
-def _prompts(bundle: Bundle, update: int) -> list[Prompt]:
-    """The prompts of an update, by rollout and group; the responses of each by row."""
-    tokens = _tokens_by_response(bundle.tokens(update=update))
-    groups: dict[tuple[int, int], list[tuple[_Key, Response]]] = defaultdict(list)
-    texts: dict[tuple[int, int], str] = {}
-    for row in bundle.responses(update=update).to_pylist():
-        key = (row["rollout"], row["rank"], row["row"])
-        if tokens[key]:
-            own = tokens[key].pop(0)
+def _together(bundle: Bundle) -> dict[int, list[int]]:
+    """Captured updates in parts of about ROWS_TOGETHER rows, each under its first update."""
+    table = bundle.updates()
+    rows = np.cumsum(table.column("responses").to_numpy() + table.column("tokens").to_numpy())
+    parts = np.split(table.column("update").to_numpy(), np.flatnonzero(np.diff(rows // ROWS_TOGETHER)) + 1)
+    return {int(part[0]): part.tolist() for part in parts if len(part)}
+
+
+def _prompts(bundle: Bundle, updates: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """The prompts of updates, by rollout and group; the responses of each by rank, row and micro-batch."""
+    tokens = _tokens_by_response(bundle.tokens(update=updates))
+    groups: dict[tuple[int, int, int], list[tuple[_Key, dict[str, Any]]]] = defaultdict(list)
+    texts: dict[tuple[int, int, int], str] = {}
+    for row in _rows(bundle.responses(update=updates)):
+        key = (row["update"], row["rollout"], row["rank"], row["row"], row["micro_batch"])
+        if key in tokens:
+            own = tokens[key]
         elif row["kept"] and not row["length"]:
-            own = Tokens(ids=[], strings=[])
+            own = {"ids": [], "strings": []}
         else:
             continue
-        group = (row["rollout"], row["group"])
+        group = (row["update"], row["rollout"], row["group"])
         groups[group].append((key, _response(bundle, row, own)))
         texts[group] = row["prompt"]
-    return [
-        Prompt(prompt=texts[group], responses=[response for _, response in sorted(found, key=lambda pair: pair[0])])
-        for group, found in sorted(groups.items())
-    ]
+    prompts: dict[int, list[dict[str, Any]]] = {update: [] for update in updates}
+    for group, found in sorted(groups.items()):
+        responses = [response for _, response in sorted(found, key=lambda pair: pair[0])]
+        prompts[group[0]].append({"prompt": texts[group], "responses": responses})
+    return prompts
 
 
-def _response(bundle: Bundle, row: dict[str, Any], tokens: Tokens) -> Response:
+def _rows(responses: pa.Table) -> Iterator[dict[str, Any]]:
+    """Responses, a dict each; floats as they are written, and only what is."""
+    names = [name for name in responses.column_names if name not in _NOT_WRITTEN]
+    columns = [_column(responses.column(name)) for name in names]
+    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def _response(bundle: Bundle, row: dict[str, Any], tokens: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "id": f"rollout{row['rollout']}-rank{row['rank']}-row{row['row']}",
-        "reward": _single(row["reward"]),
-        "response_text": "".join(tokens.strings),
+        "reward": row["reward"],
+        "response_text": "".join(tokens["strings"]),
         "response_length": row["length"],
         "tokens": tokens,
     }
-    if row.get("advantages") is not None:
-        fields["advantage"] = _single(row["advantages"])
+    if "advantages" in row:
+        fields["advantage"] = row["advantages"]
     if names := bundle.manifest.reward_names:
-        values = {number: row.get(layout.component_column(number)) for number in range(len(names))}
         # Two reward functions may have one name.
         fields["reward_components"] = {
-            name if names.count(name) == 1 else f"{name} ({number})": _single(values[number])
+            name if names.count(name) == 1 else f"{name} ({number})": row.get(layout.component_column(number))
             for number, name in enumerate(names)
         }
-    return Response(**fields)
+    return fields
 
 
-def _tokens_by_response(table: pa.Table) -> defaultdict[_Key, list[Tokens]]:
-    """(rollout, rank, row) → its tokens, once for each time the update trained on it."""
-    found: defaultdict[_Key, list[Tokens]] = defaultdict(list)
-    position = table.column("position").to_numpy()
-    starts = np.flatnonzero(position == 0)
-    known = table.column("group").is_valid().to_numpy()
-    keys = [table.column(name).to_numpy()[starts].tolist() for name in ("rollout", "rank", "row")]
-    columns = {name: _column(table.column(name)) for name in _CHANNELS if name in table.column_names}
-    ids, strings = table.column("ids").to_pylist(), table.column("strings").to_pylist()
-    for key, start, stop in zip(zip(*keys, strict=True), starts, [*starts[1:], len(position)], strict=True):
-        if not known[start]:  # a response of a rollout that was not captured
-            continue
-        own = {name: values[start:stop] for name, values in columns.items()}
-        present = {name: values for name, values in own.items() if any(value is not None for value in values)}
-        found[key].append(Tokens(ids=ids[start:stop], strings=strings[start:stop], **present))
-    return found
+def _tokens_by_response(table: pa.Table) -> dict[_Key, dict[str, Any]]:
+    """Response → its tokens; those of rollouts that were not captured have no text and are left out."""
+    starts = np.flatnonzero(table.column("position").to_numpy() == 0)
+    stops = np.append(starts[1:], table.num_rows)
+    known = table.column("group").is_valid().to_numpy()[starts]
+    keys = zip(*(table.column(name).to_numpy()[starts].tolist() for name in _KEY), strict=True)
+    columns = {name: _column(table.column(name)) for name in (*_TEXT, *_CHANNELS) if name in table.column_names}
+    # A channel is left out of a response that has no value of it at all.
+    there = {name: _any(table.column(name), starts) for name in columns if name not in _TEXT}
+    return {
+        key: {name: values[start:stop] for name, values in columns.items() if name in _TEXT or there[name][number]}
+        for number, (key, start, stop) in enumerate(zip(keys, starts.tolist(), stops.tolist(), strict=True))
+        if known[number]
+    }
+
+
+def _any(column: pa.ChunkedArray, starts: np.ndarray[Any, Any]) -> list[bool]:
+    """Whether the stretch from each of `starts` to the next has a value that will be written."""
+    if not len(starts) or not pa.types.is_floating(column.type):
+        return [True] * len(starts)
+    there: list[bool] = np.logical_or.reduceat(np.isfinite(column.to_numpy()), starts).tolist()
+    return there
 
 
 def _column(column: pa.ChunkedArray) -> list[Any]:
-    """Values of a channel: numbers as short as float32 allows, None where there is no number."""
-    if not pa.types.is_floating(column.type):
-        return list(column.fill_null(0).to_pylist())
-    values = column.to_numpy()
-    return [float(text) if ok else None for text, ok in zip(values.astype(str), np.isfinite(values), strict=True)]
-
-
-def _single(value: float | None) -> float | None:
-    """One float32 value, as short as it can be written."""
-    return None if value is None or not math.isfinite(value) else float(str(np.float32(value)))
+    """Values of a column: numbers as short as float32 allows, None where there is no number."""
+    if pa.types.is_floating(column.type):
+        # By way of text: float32's shortest, which reads as another float64 than the float32 itself.
+        finite = pc.if_else(pc.is_finite(column), column, None)
+        return list(finite.cast(pa.string()).cast(pa.float64()).to_pylist())
+    if pa.types.is_dictionary(column.type):
+        return list(column.cast(pa.string()).to_pylist())  # much faster than out of the dictionary one by one
+    return list((column.fill_null(0) if pa.types.is_integer(column.type) else column).to_pylist())
 
 
 def _finite(value: Any) -> Any:
