@@ -1,0 +1,155 @@
+"""Every state a bundle can be in has words of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import records
+from playwright.sync_api import expect
+from viewer.conftest import OpenPage
+from viewer.pages import open_group, ready, served, text_of, written
+
+from unipo_hooks.bundle import layout
+from unipo_hooks.policy import CapturePolicy
+from unipo_hooks.recorder import Recorder
+
+
+def notice(new_page: OpenPage, bundle: Path) -> str:
+    """What the page says in the place of tokens."""
+    page = new_page()
+    with served(bundle) as url:
+        page.goto(url)
+        page.wait_for_selector("[data-testid=notice] h2")
+        page.wait_for_function("() => !/Reading the update|Opening the run/.test(document.body.innerText)")
+        return text_of(page.locator("[data-testid=notice]"))
+
+
+def change_manifest(bundle: Path, **changes: object) -> None:
+    path = bundle / layout.MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_run_that_ended_before_its_first_update(new_page: OpenPage, tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run", records.run_info(), strict=True)
+    recorder.close()
+    assert "This run is empty" in notice(new_page, recorder.path)
+
+
+def test_a_run_with_metrics_and_no_tokens(new_page: OpenPage, tmp_path: Path) -> None:
+    bundle = written(tmp_path / "run")
+    (bundle / layout.index_name(0)).write_text("")
+    words = notice(new_page, bundle)
+    assert "This run has metrics, but no tokens" in words
+    assert 'UnipoCallback("runs/my-run", every=1)' in words
+
+
+def test_an_update_that_was_not_captured(new_page: OpenPage, tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run", records.run_info(), CapturePolicy(every=2), strict=True)
+    for number in range(3):
+        rollout = records.rollout(number)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+    recorder.close()
+    page = new_page()
+    with served(recorder.path) as url:
+        page.goto(url)
+        ready(page)
+        for number, words in (
+            (1, "Update 1 has metrics, but no tokens. It was not captured; 2 others of this run were."),
+            (77, "There is no update 77 in this run."),
+        ):
+            page.fill("[data-testid=update-box]", str(number))
+            page.keyboard.press("Enter")
+            expect(page.locator("[data-testid=notice]")).to_contain_text(words)
+        page.locator("body").press("[")
+        ready(page)
+        assert page.input_value("[data-testid=update-box]") == "2"
+
+
+def test_a_segment_file_that_is_cut_short_or_missing_is_named(new_page: OpenPage, tmp_path: Path) -> None:
+    bundle = written(tmp_path / "run")
+    path = layout.segment_path(layout.segment_name(0, 0), layout.UPDATE_TOKENS)
+    (bundle / path).write_bytes((bundle / path).read_bytes()[:500])
+    words = notice(new_page, bundle)
+    assert words.startswith(f"This update cannot be shown {path}: it is damaged or cut short")
+    assert "unipo-hooks validate" in words
+    (bundle / path).unlink()
+    page = new_page(expect="404")
+    with served(bundle) as url:
+        page.goto(url)
+        expect(page.locator("[data-testid=notice]")).to_contain_text(f"{path}: it is missing")
+
+
+def test_a_bundle_of_a_newer_major_version(new_page: OpenPage, tmp_path: Path) -> None:
+    bundle = written(tmp_path / "run")
+    change_manifest(bundle, version="2.0")
+    words = notice(new_page, bundle)
+    assert "This bundle has format 2.0, this viewer reads 1.x: update unipo-hooks." in words
+
+
+def test_a_manifest_that_is_not_json_or_another_programs(new_page: OpenPage, tmp_path: Path) -> None:
+    bundle = written(tmp_path / "run")
+    change_manifest(bundle, format="something else")
+    assert "does not belong to a unipo-hooks bundle" in notice(new_page, bundle)
+    (bundle / layout.MANIFEST).write_text("{")
+    assert "manifest.json is not valid JSON" in notice(new_page, bundle)
+
+
+def test_a_damaged_line_is_named_and_a_half_written_one_is_not(new_page: OpenPage, tmp_path: Path) -> None:
+    bundle = written(tmp_path / "run")
+    with (bundle / layout.index_name(0)).open("a") as file:
+        file.write('{"entry": "update", "upd')
+    page = new_page()
+    with served(bundle) as url:
+        page.goto(url)
+        ready(page)
+        assert page.locator(".banner").count() == 0
+        with (bundle / layout.index_name(0)).open("a") as file:
+            file.write("\n")
+        page.reload()
+        ready(page)
+        assert text_of(page.locator(".banner")) == "index.r0.jsonl, line 4, is not JSON and is left out."
+
+
+def test_a_group_without_tokens_keeps_its_rewards(new_page: OpenPage, tmp_path: Path) -> None:
+    bundle = written(tmp_path / "run", policy=CapturePolicy(max_groups=1))
+    page = new_page()
+    with served(bundle) as url:
+        page.goto(url)
+        ready(page)
+        page.click("[data-testid=group-card]:has-text('no tokens')")
+        words = text_of(page.locator("[data-testid=not-kept]"))
+        assert (
+            "were not kept, to stay within the capture budget: a kept group of this rollout stands for 2 groups"
+            in words
+        )
+        rows = page.locator("[data-testid=response]")
+        assert rows.count() == 4
+        assert all("Tokens not kept." in text_of(row) for row in rows.all())
+        assert page.locator("[data-testid=reward]").count() == 4
+
+
+def test_a_group_that_teaches_nothing_and_values_that_are_not_known(new_page: OpenPage, tmp_path: Path) -> None:
+    unknown = np.full((8, 2), np.nan, np.float32)
+    unknown[:4] = 1
+    advantages = np.where(np.arange(8) < 4, 0, np.nan).astype(np.float32)
+    bundle = written(
+        tmp_path / "run",
+        reward_components_BK=unknown,
+        reward_B=unknown.sum(1),
+        length_B=np.array([3, 3, 3, 3, 0, 2, 2, 2]),
+        channels={"advantages": advantages},
+    )
+    page = new_page()
+    with served(bundle) as url:
+        page.goto(url)
+        ready(page)
+        open_group(page, 0, 0)
+        assert "nothing to learn" in text_of(page.locator("[data-testid=flat]"))
+        open_group(page, 0, 1)
+        assert page.locator("[data-testid=flat]").count() == 0
+        assert page.locator("[data-testid=reward]").all_inner_texts() == ["–"] * 4
+        assert page.locator("[data-testid=advantage]").count() == 0
+        assert page.locator("text=This response is empty.").count() == 1

@@ -1,0 +1,84 @@
+/** Reading `manifest.json`. */
+import type { Attempt, Manifest, Status } from "./types";
+
+/** Version of the format this viewer reads, and the only major one. */
+const MAJOR = 1;
+
+/** A manifest this viewer cannot read; the message says what to do. */
+export class ManifestError extends Error {}
+
+/** Parses and checks a manifest. Missing fields take their defaults, unknown ones are ignored. */
+export function parseManifest(text: string): Manifest {
+  let data: unknown;
+  try {
+    data = JSON.parse(text);
+  } catch {
+    throw new ManifestError("manifest.json is not valid JSON. Copy the bundle again, or run unipo-hooks validate on it.");
+  }
+  const raw = record(data);
+  if (raw.format !== "unipo-bundle") {
+    throw new ManifestError("This manifest.json does not belong to a unipo-hooks bundle.");
+  }
+  const version = string(raw.version, "1.0");
+  const major = Number.parseInt(version, 10);
+  if (!Number.isFinite(major)) throw new ManifestError(`manifest.json has no readable format version (“${version}”).`);
+  if (major > MAJOR) {
+    throw new ManifestError(`This bundle has format ${version}, this viewer reads ${MAJOR}.x: update unipo-hooks.`);
+  }
+  const header = record(raw.header);
+  const trainer = record(raw.trainer);
+  const lost = record(raw.lost);
+  return {
+    version,
+    status: status(raw.status),
+    header: {
+      task: string(header.task),
+      dataset: string(header.dataset),
+      algorithm: string(header.algorithm),
+      model_name: string(header.model_name),
+      totalSteps: typeof header.totalSteps === "number" ? header.totalSteps : null,
+    },
+    trainer: { library: string(trainer.library), version: string(trainer.version) },
+    ranks: Math.max(1, number(raw.ranks, 1)),
+    channels: strings(raw.channels),
+    reward_names: strings(raw.reward_names),
+    attempts: Array.isArray(raw.attempts) ? raw.attempts.map(attempt) : [],
+    lost: {
+      rollouts: number(lost.rollouts, 0),
+      updates: number(lost.updates, 0),
+      tokens: number(lost.tokens, 0),
+      reason: typeof lost.reason === "string" ? lost.reason : null,
+    },
+    notes: strings(raw.notes),
+  };
+}
+
+function attempt(value: unknown): Attempt {
+  const raw = record(value);
+  return {
+    attempt: number(raw.attempt, 0),
+    started: string(raw.started),
+    first_update: number(raw.first_update, 0),
+    status: status(raw.status),
+  };
+}
+
+function status(value: unknown): Status {
+  return value === "finished" || value === "interrupted" ? value : "running";
+}
+
+function record(value: unknown): Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : {};
+}
+
+function string(value: unknown, fallback = ""): string {
+  return typeof value === "string" ? value : fallback;
+}
+
+function strings(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((item) => typeof item === "string") : [];
+}
+
+function number(value: unknown, fallback: number): number {
+  return typeof value === "number" && Number.isFinite(value) ? value : fallback;
+}

@@ -1,0 +1,113 @@
+/**
+ * The lines and files of a bundle, as `unipo_hooks.schema` defines them. Only what the viewer reads is named here:
+ * unknown fields are ignored, and every field a reader can do without is optional.
+ */
+
+export type Kind = "train" | "eval";
+export type Status = "running" | "finished" | "interrupted";
+/** A half-open range of rows, `[start, end)`. */
+export type Span = readonly [number, number];
+
+export interface Attempt {
+  attempt: number;
+  /** When it started, as ISO 8601; empty where that is not known. */
+  started: string;
+  first_update: number;
+  status: Status;
+}
+
+export interface Manifest {
+  version: string;
+  status: Status;
+  header: {
+    task: string;
+    dataset: string;
+    algorithm: string;
+    model_name: string;
+    totalSteps: number | null;
+  };
+  trainer: { library: string; version: string };
+  ranks: number;
+  channels: string[];
+  reward_names: string[];
+  attempts: Attempt[];
+  lost: { rollouts: number; updates: number; tokens: number; reason: string | null };
+  notes: string[];
+}
+
+export interface RolloutLine {
+  entry: "rollout";
+  kind: Kind;
+  attempt: number;
+  rollout: number;
+  step: number;
+  segment: string;
+  responses: Span;
+  tokens: Span;
+  groups: number;
+  kept: number[] | null;
+  weight: number;
+  aliases: Record<string, string>;
+}
+
+export interface UpdateLine {
+  entry: "update";
+  kind: Kind;
+  attempt: number;
+  update: number;
+  step: number;
+  rollouts: number[];
+  is_first_step_after_rollout_phase: boolean;
+  segment: string;
+  responses: Span;
+  tokens: Span;
+}
+
+/** `[sum, count, sum of squares]` of a metric on one rank. */
+export type Sums = readonly [number, number, number];
+
+export interface MetricsLine {
+  entry: "metrics";
+  kind: Kind;
+  attempt: number;
+  update: number;
+  step: number;
+  rollouts: number[];
+  is_first_step_after_rollout_phase: boolean;
+  captured: boolean;
+  sums: Record<string, Sums>;
+  scalars: Record<string, number | null>;
+}
+
+export interface LogLine {
+  entry: "log";
+  kind: Kind;
+  attempt: number;
+  update: number;
+  step: number;
+  scalars: Record<string, number | null>;
+}
+
+/** An index line and the rank that wrote it. */
+export type Ranked<T> = T & { rank: number };
+
+/** A captured update, over all ranks. */
+export interface CapturedUpdate {
+  kind: Kind;
+  attempt: number;
+  update: number;
+  step: number;
+  rollouts: number[];
+  first: boolean;
+  parts: Ranked<UpdateLine>[];
+}
+
+/** The metrics of an update, captured or not, over all ranks: means, and scalars as the trainer logged them. */
+export interface UpdateMetrics {
+  kind: Kind;
+  update: number;
+  step: number;
+  rollouts: number[];
+  first: boolean;
+  values: Map<string, number>;
+}

@@ -1,0 +1,235 @@
+/** The channels as a reader meets them: labels, units, one-line meanings, and those derived from stored ones. */
+import type { ResponseTokens } from "./bundle/join";
+
+export interface Channel {
+  name: string;
+  label: string;
+  unit: "nat" | "";
+  /** One sentence for someone who has never read a paper. */
+  meaning: string;
+  /** `diverging` around `centre`; `sequential` from `centre` on, upwards or (`down`) downwards. */
+  scale: "diverging" | "sequential";
+  centre: number;
+  down?: boolean;
+  /** Words at the two ends of the legend: below and above the centre, or at the centre and far from it. */
+  ends: readonly [string, string];
+  /** A fixed far end, where the channel has one. */
+  limit?: number;
+  /** Channels a derived one is computed from. */
+  needs?: readonly string[];
+  derive?: (of: (name: string) => Float32Array) => Float32Array;
+}
+
+function difference(a: Float32Array, b: Float32Array): Float32Array {
+  return a.map((value, i) => value - (b[i] ?? NaN));
+}
+
+/** In the order of the switch: what a reader asks first comes first. */
+export const CHANNELS: readonly Channel[] = [
+  {
+    name: "log_ratio",
+    label: "Log-ratio",
+    unit: "nat",
+    meaning: "How far training has moved this token since it was sampled: above 0 it is more likely now, below 0 less likely.",
+    scale: "diverging",
+    centre: 0,
+    ends: ["less likely now", "more likely now"],
+    needs: ["log_probs", "old_log_probs"],
+    derive: (of) => difference(of("log_probs"), of("old_log_probs")),
+  },
+  {
+    name: "entropies",
+    label: "Entropy",
+    unit: "nat",
+    meaning: "How undecided the model was at this position: 0 means it saw one choice, higher means many.",
+    scale: "sequential",
+    centre: 0,
+    ends: ["one choice", "undecided"],
+  },
+  {
+    name: "token_kl",
+    label: "KL",
+    unit: "nat",
+    meaning: "How far the model has drifted from its reference at this token, as the trainer estimates it: 0 means not at all.",
+    scale: "sequential",
+    centre: 0,
+    ends: ["as the reference", "drifted"],
+  },
+  {
+    name: "probability",
+    label: "Probability",
+    unit: "",
+    meaning: "How likely the model finds this token here, from 0 to 1. Strong colour marks the unlikely ones.",
+    scale: "sequential",
+    centre: 1,
+    down: true,
+    limit: 0,
+    ends: ["certain", "unlikely"],
+    needs: ["log_probs"],
+    derive: (of) => of("log_probs").map(Math.exp),
+  },
+  {
+    name: "log_probs",
+    label: "Log-prob",
+    unit: "nat",
+    meaning: "Logarithm of the token's probability at this update: 0 is certain, −2.3 is one in ten, −4.6 one in a hundred.",
+    scale: "sequential",
+    centre: 0,
+    down: true,
+    ends: ["certain", "unlikely"],
+  },
+  {
+    name: "advantages",
+    label: "Advantage",
+    unit: "",
+    meaning: "How much better this did than expected: above 0 training makes it more likely, below 0 less likely.",
+    scale: "diverging",
+    centre: 0,
+    ends: ["worse", "better"],
+  },
+  {
+    name: "mismatch",
+    label: "Mismatch",
+    unit: "nat",
+    meaning: "Trainer's log-prob minus the sampling engine's for the same token: 0 means that the two agree.",
+    scale: "diverging",
+    centre: 0,
+    ends: ["sampler gave it more", "trainer gave it more"],
+    needs: ["old_log_probs", "rollout_log_probs"],
+    derive: (of) => difference(of("old_log_probs"), of("rollout_log_probs")),
+  },
+  {
+    name: "values",
+    label: "Value",
+    unit: "",
+    meaning: "The critic's guess of the return still to come from here.",
+    scale: "diverging",
+    centre: 0,
+    ends: ["loss expected", "gain expected"],
+  },
+  {
+    name: "returns",
+    label: "Return",
+    unit: "",
+    meaning: "The return the critic is trained towards at this token.",
+    scale: "diverging",
+    centre: 0,
+    ends: ["negative", "positive"],
+  },
+  {
+    name: "rewards",
+    label: "Token reward",
+    unit: "",
+    meaning: "The reward given at this very token.",
+    scale: "diverging",
+    centre: 0,
+    ends: ["negative", "positive"],
+  },
+  {
+    name: "is_weights",
+    label: "Sampler weight",
+    unit: "",
+    meaning: "Weight that corrects for a sampler that disagrees with the trainer: 1 means no correction.",
+    scale: "diverging",
+    centre: 1,
+    ends: ["counts less", "counts more"],
+  },
+  {
+    name: "policy_mask",
+    label: "Policy mask",
+    unit: "",
+    meaning: "A further factor the trainer put on this token's share of the loss: 0 leaves it out, 1 keeps it.",
+    scale: "sequential",
+    centre: 0,
+    limit: 1,
+    ends: ["left out", "kept"],
+  },
+  {
+    name: "old_log_probs",
+    label: "Old log-prob",
+    unit: "nat",
+    meaning: "Log-prob under the policy that sampled the response, as the trainer computed it.",
+    scale: "sequential",
+    centre: 0,
+    down: true,
+    ends: ["certain", "unlikely"],
+  },
+  {
+    name: "ref_log_probs",
+    label: "Reference log-prob",
+    unit: "nat",
+    meaning: "Log-prob under the reference policy: the model that training is kept close to.",
+    scale: "sequential",
+    centre: 0,
+    down: true,
+    ends: ["certain", "unlikely"],
+  },
+  {
+    name: "rollout_log_probs",
+    label: "Sampler log-prob",
+    unit: "nat",
+    meaning: "Log-prob that the sampling engine itself reported when it wrote the token.",
+    scale: "sequential",
+    centre: 0,
+    down: true,
+    ends: ["certain", "unlikely"],
+  },
+];
+
+const BY_NAME = new Map(CHANNELS.map((channel) => [channel.name, channel]));
+
+/** A channel by its name. One this viewer has never heard of is shown under its own name, without a claim. */
+export function channelNamed(name: string): Channel {
+  return (
+    BY_NAME.get(name) ?? {
+      name,
+      label: name,
+      unit: "",
+      meaning: "A channel this viewer has no description of.",
+      scale: "diverging",
+      centre: 0,
+      ends: ["negative", "positive"],
+    }
+  );
+}
+
+/** Words for the values of `mask_reason`. */
+export const MASK_REASONS: Readonly<Record<number, string>> = {
+  1: "written by a tool or environment",
+  2: "response cut off at the length limit",
+  3: "not counted by the trainer",
+};
+
+const derived = new WeakMap<ResponseTokens, Map<string, Float32Array>>();
+
+/** Values of a channel, stored or derived, for one response; `null` where they are not known. */
+export function valuesOf(tokens: ResponseTokens, name: string): Float32Array | null {
+  const stored = tokens.channels.get(name);
+  if (stored) return stored;
+  const channel = BY_NAME.get(name);
+  if (!channel?.derive || !channel.needs?.every((need) => tokens.channels.has(need))) return null;
+  let cache = derived.get(tokens);
+  if (!cache) derived.set(tokens, (cache = new Map()));
+  let values = cache.get(name);
+  if (!values) cache.set(name, (values = channel.derive((need) => tokens.channels.get(need) as Float32Array)));
+  return values;
+}
+
+/** Channels that can be shown, given the stored ones, in the order of the switch; unknown ones last. */
+export function available(stored: ReadonlySet<string>): Channel[] {
+  const known = CHANNELS.filter((c) => stored.has(c.name) || (c.needs?.every((need) => stored.has(need)) ?? false));
+  const unknown = [...stored].filter((name) => !BY_NAME.has(name)).sort();
+  return [...known, ...unknown.map(channelNamed)];
+}
+
+/** The channel to start with: what the update changed, or where the model was undecided, or what it thinks. */
+export function defaultChannel(stored: ReadonlySet<string>, responses: Iterable<ResponseTokens>): string | null {
+  const names = new Set(available(stored).map((c) => c.name));
+  if (names.has("log_ratio")) {
+    for (const tokens of responses) {
+      if (valuesOf(tokens, "log_ratio")?.some((v) => !Number.isNaN(v) && v !== 0)) return "log_ratio";
+    }
+  }
+  for (const name of ["entropies", "log_probs"]) if (names.has(name)) return name;
+  return names.values().next().value ?? null;
+}

@@ -1,0 +1,48 @@
+import { describe, expect, it } from "vitest";
+
+import { isSpecial, oneLine, pieces, promptTitle } from "./text";
+
+describe("pieces", () => {
+  it("loses nothing, whatever the text", () => {
+    for (const text of ["", "plain", "a\n\nb", "\u0000\u202eevil\u202c\t", "👨‍👩‍👧 é 你好 مرحبا", "<script>alert(1)</script>", "\ud800 lone"]) {
+      expect(pieces(text).map((p) => p.text).join("")).toBe(text);
+    }
+  });
+
+  it("marks what cannot be seen or would disturb the page", () => {
+    expect(pieces("a\n\u202eb\u200b")).toEqual([
+      { kind: "text", text: "a" },
+      { kind: "newline", text: "\n" },
+      { kind: "control", text: "\u202e", code: "202E" },
+      { kind: "text", text: "b" },
+      { kind: "control", text: "\u200b", code: "200B" },
+    ]);
+    expect(pieces("\t")).toEqual([{ kind: "tab", text: "\t" }]);
+    expect(pieces("\u{e0041}")).toEqual([{ kind: "control", text: "\u{e0041}", code: "E0041" }]);
+  });
+
+  it("leaves the joiners of emoji alone", () => {
+    expect(pieces("👨‍👩‍👧")).toEqual([{ kind: "text", text: "👨‍👩‍👧" }]);
+  });
+});
+
+describe("isSpecial", () => {
+  it("knows the usual special tokens and nothing else", () => {
+    for (const token of ["<|im_end|>", "<|endoftext|>", "</s>", "<s>", "[PAD]", "<eos>", "<｜end▁of▁sentence｜>"]) expect(isSpecial(token)).toBe(true);
+    for (const token of ["<script>", "</script>", "<b>", "s", "[1]", "<", "<||>"]) expect(isSpecial(token)).toBe(false);
+  });
+});
+
+describe("titles", () => {
+  it("show what the user asked, on one line", () => {
+    const prompt = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is\n 2 + 2?<|im_end|>\n<|im_start|>assistant\n";
+    expect(promptTitle(prompt)).toBe("What is 2 + 2?");
+    expect(promptTitle("7+6=")).toBe("7+6=");
+    expect(promptTitle("")).toBe("(empty prompt)");
+  });
+
+  it("hold no control characters and no end of text", () => {
+    expect(oneLine("a\u202e\u0000b\n\nc")).toBe("a b c");
+    expect(oneLine("word ".repeat(100), 12)).toBe("word word wo…");
+  });
+});

@@ -1,0 +1,36 @@
+/** The legend's histogram. */
+import { type Scale, step } from "../colour";
+
+export interface Bin {
+  /** Tokens in the bin; what lies beyond the scale is in the first or last one. */
+  count: number;
+  /** Colour class of the bin's middle. */
+  colour: string;
+}
+
+/** Left and right end of a scale. */
+export function ends(scale: Scale): [number, number] {
+  if (scale.kind === "diverging") return [scale.centre - scale.reach, scale.centre + scale.reach];
+  return scale.down ? [scale.centre - scale.reach, scale.centre] : [scale.centre, scale.centre + scale.reach];
+}
+
+/** Counts of the values that count, over `n` bins from one end of the scale to the other. */
+export function histogram(
+  scale: Scale,
+  responses: Iterable<{ values: ArrayLike<number>; mask: ArrayLike<number> }>,
+  n: number,
+): Bin[] {
+  const [low, high] = ends(scale);
+  const width = (high - low) / n || 1;
+  const bins = Array.from({ length: n }, (_, i) => ({ count: 0, colour: step(low + (i + 0.5) * width, scale) }));
+  for (const { values, mask } of responses) {
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i] as number;
+      if (!mask[i] || Number.isNaN(value)) continue;
+      const at = high > low ? Math.floor((value - low) / width) : Math.floor(n / 2);
+      const bin = bins[Math.max(0, Math.min(n - 1, at))];
+      if (bin) bin.count++;
+    }
+  }
+  return bins;
+}

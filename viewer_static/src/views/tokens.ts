@@ -1,0 +1,175 @@
+/**
+ * Tokens as DOM, built by hand: one span a token, filled when near the screen, recoloured by class alone. A component
+ * a token would be far too slow at 64 × 1024.
+ *
+ * A span's text is the token's text, character for character: marks are drawn by CSS beside it, so that copying and
+ * searching see what the model wrote. Its class is its colour and nothing else; what it is lives in attributes.
+ */
+import type { ResponseTokens } from "../bundle/join";
+import { type Scale, step } from "../colour";
+import { isSpecial, pieces } from "../text";
+
+/** Characters of a single token that are drawn. */
+const LONGEST = 2000;
+
+const filled = new WeakMap<HTMLElement, HTMLElement[]>();
+
+/** The spans of a container that has been filled, one a token. */
+export function tokenSpans(container: HTMLElement): readonly HTMLElement[] {
+  return filled.get(container) ?? [];
+}
+
+/** Replaces the container's content by one `span.tok[data-i]` a token. */
+export function fillTokens(container: HTMLElement, tokens: ResponseTokens): void {
+  const fragment = document.createDocumentFragment();
+  const spans: HTMLElement[] = [];
+  const last = tokens.n - 1;
+  for (let i = 0; i < tokens.n; i++) {
+    const text = tokens.strings[i] ?? "";
+    const span = document.createElement("span");
+    span.className = "tok";
+    span.setAttribute("data-i", String(i));
+    if (!text) span.setAttribute("data-k", "gap");
+    else if (text.charCodeAt(0) < 94 && isSpecial(text)) {
+      span.setAttribute("data-k", i === last ? "end" : "special");
+      span.append(inner("w", text));
+    } else if (/^[\p{L}\p{N} !-~]*$/u.test(text) && text.length <= LONGEST) span.textContent = text;
+    else appendPieces(span, text);
+    spans.push(span);
+    fragment.append(span);
+    if (text.endsWith("\n")) breakAfter(span, fragment);
+  }
+  container.replaceChildren(fragment);
+  filled.set(container, spans);
+}
+
+/**
+ * The line break of a newline at a token's end comes after its span: inside, the span would go on to the next line and
+ * leave an empty painted sliver there.
+ */
+function breakAfter(span: HTMLElement, fragment: DocumentFragment): void {
+  span.lastElementChild?.classList.add("last");
+  fragment.append(document.createElement("br"));
+}
+
+/** Text with its invisible characters marked. */
+export function appendPieces(into: HTMLElement, text: string, longest = LONGEST): void {
+  for (const piece of pieces(text.slice(0, longest))) {
+    if (piece.kind === "text") into.append(piece.text);
+    else if (piece.kind === "newline") into.append(inner("nl", piece.text));
+    else if (piece.kind === "tab") into.append(inner("tab", piece.text));
+    else {
+      const mark = inner("cc", piece.text);
+      mark.setAttribute("data-c", piece.code);
+      into.append(mark);
+    }
+  }
+  if (text.length > longest) {
+    const more = document.createElement("span");
+    more.className = "more";
+    more.setAttribute("data-c", `… ${text.length.toLocaleString("en")} characters`);
+    into.append(more);
+  }
+}
+
+function inner(className: string, text: string): HTMLSpanElement {
+  const span = document.createElement("span");
+  span.className = className;
+  span.textContent = text;
+  return span;
+}
+
+/** Sets the colour class of every token: masked ones are hatched, unknown values stay unpainted. */
+export function paintTokens(
+  container: HTMLElement,
+  tokens: ResponseTokens,
+  values: ArrayLike<number> | null,
+  scale: Scale | null,
+): void {
+  const spans = tokenSpans(container);
+  for (let i = 0; i < spans.length; i++) {
+    const node = spans[i] as HTMLElement;
+    const name = tokens.mask[i]
+      ? values && scale
+        ? `tok ${step(values[i] as number, scale)}`
+        : "tok none"
+      : "tok mask";
+    if (node.className !== name) node.className = name;
+  }
+}
+
+/** Width of the tokens on a single line, in pixels, rather too much than too little; infinite where a line breaks. */
+export function lineWidth(tokens: ResponseTokens): number {
+  let width = 0;
+  for (let i = 0; i < tokens.n && width < LONGEST; i++) {
+    const text = tokens.strings[i] ?? "";
+    if (text.includes("\n")) return Infinity;
+    width += 4;
+    for (const character of text) width += character <= "\u024f" ? 7.8 : 15.6;
+  }
+  return width;
+}
+
+/** Height a response will take once filled, in pixels: keeps the scroll bar still while responses fill. */
+export function estimateHeight(tokens: ResponseTokens, width: number): number {
+  let characters = 0;
+  let breaks = 0;
+  for (let i = 0; i < tokens.n; i++) {
+    const text = tokens.strings[i] ?? "";
+    characters += Math.max(1, Math.min(text.length, LONGEST));
+    if (text.includes("\n")) breaks++;
+  }
+  const perLine = Math.max(10, width / 8.6);
+  return (Math.ceil(characters / perLine) + breaks * 0.5) * 24;
+}
+
+/** Fills responses when they come near the screen, and the others when the browser has nothing better to do. */
+export class LazyFill {
+  readonly #jobs = new Map<Element, () => void>();
+  readonly #observer: IntersectionObserver;
+  #idle: number | null = null;
+
+  constructor() {
+    this.#observer = new IntersectionObserver(
+      (entries) => {
+        for (const entry of entries) if (entry.isIntersecting) this.#run(entry.target);
+      },
+      { rootMargin: "600px 0px" },
+    );
+  }
+
+  /** Runs `job` once, when `element` comes near; returns how to call it off. */
+  add(element: Element, job: () => void): () => void {
+    this.#jobs.set(element, job);
+    this.#observer.observe(element);
+    this.#schedule();
+    return () => this.#forget(element);
+  }
+
+  /** Runs the element's job now, if it is still to come. */
+  now(element: Element): void {
+    this.#run(element);
+  }
+
+  #run(element: Element): void {
+    const job = this.#jobs.get(element);
+    this.#forget(element);
+    job?.();
+  }
+
+  #forget(element: Element): void {
+    this.#jobs.delete(element);
+    this.#observer.unobserve(element);
+  }
+
+  #schedule(): void {
+    if (this.#idle !== null || !this.#jobs.size) return;
+    const later = window.requestIdleCallback ?? ((run: () => void) => window.setTimeout(run, 200));
+    this.#idle = later(() => {
+      this.#idle = null;
+      const next = this.#jobs.keys().next();
+      if (!next.done) this.#run(next.value);
+      this.#schedule();
+    });
+  }
+}
