@@ -109,7 +109,8 @@ def test_every_update_has_metrics_and_captured_ones_have_prompts(tmp_path: Path)
     run, _ = exported(run_of(tmp_path / "run"), tmp_path / "run.json")
     assert [entry["step"] for entry in run["entries"]] == list(range(22))
     assert ["prompts" in entry for entry in run["entries"]] == [True, False] * 11
-    assert all(entry["metrics"] == {"policy_objective": 0.25, "reward": 0.75} for entry in run["entries"])
+    expected = {"policy_objective": 0.25, "reward": 0.75, "reward_std": 0.9354143466934853}
+    assert all(entry["metrics"] == expected for entry in run["entries"])
 
 
 def test_the_numbers_of_a_response(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ class UnipoCallback(TrainerCallback):
         recorder, self._recorder, self._training = self._recorder, None, False
         if recorder is not None:
             self._guard(recorder.close)
+            recorder.close("interrupted")  # where capture was off, and ended before training did
             if args.process_index == 0:
                 sys.stderr.write(f"unipo-hooks: to see this run: unipo-hooks view {recorder.path}\n")
 
