@@ -101,7 +101,8 @@ class RewardBar(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar."""
-        self.bar, self.rewards = tqdm(total=state.max_steps, desc="GRPO", unit="update"), deque(maxlen=100)
+        self.bar = tqdm(total=state.max_steps, desc="GRPO", unit="update")
+        self.rewards: deque[float] = deque(maxlen=100)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Note the reward."""
