@@ -71,16 +71,18 @@ class Session:
         self._kept: dict[Kind, dict[int, list[int] | None]] = {"train": {}, "eval": {}}
         self._progress: float | None = None
         self._dropped = {"rollouts": 0, "updates": 0, "size": 0}
+        """What found the queue full. The training thread counts here, the writing thread only reads."""
         self._reported = dict(self._dropped)
         self._evaluation_bytes = 0.0
         self.earlier = writer.earlier
         self._off = False
+        self._earlier_cost = writer.manifest.cost
         self._hook_seconds = 0.0
 
     def process(self, item: Item) -> None:
         """Do one record; whatever fails is contained."""
         if self._off or not self._contained(lambda: self._dispatch(item)):
-            self._count_lost(item)
+            self._writer.count_lost(**_count(item), reason=self.failure)
 
     def idle(self) -> None:
         """Close a segment that has been open long enough, though nothing comes in."""
@@ -94,7 +96,7 @@ class Session:
         attempts = end_attempt(self._writer.manifest.attempts, status=self.final_status, ended=_now())
         self._writer.update_manifest(status=self.final_status, attempts=attempts)
         self._contained(self._write_manifest)
-        self._writer.close()
+        self._contained(self._writer.close)
         lost = self._writer.manifest.lost
         if lost.rollouts or lost.updates:
             log.warning(
@@ -112,12 +114,8 @@ class Session:
                 "unipo-hooks: writing to %s is slower than the run. Records are dropped and counted; training goes on.",
                 self._writer.path,
             )
-        self._count_lost(item)
-
-    def _count_lost(self, item: Item) -> None:
-        self._dropped["size"] += item.nbytes
-        self._dropped["rollouts"] += isinstance(item, CapturedRollout)
-        self._dropped["updates"] += isinstance(item, CapturedUpdate)
+        for name, number in _count(item).items():
+            self._dropped[name] += number
 
     def _contained(self, action: Callable[[], None]) -> bool:
         """Whether the action went through. A disk that refuses may recover; any other error is ours, and final."""
@@ -187,8 +185,8 @@ class Session:
         live, kept = self._rollouts[update.kind], self._kept[update.kind]
         self._hook_seconds += update.hook_seconds
         if missing := [number for number in update.rollouts if number not in live]:
-            self._dropped["updates"] += 1  # its rollout was dropped: without it nothing can be said of the update
-            log.debug("unipo-hooks: update %d has no rollout %s", update.update, missing)
+            # Without its rollout nothing can be said of an update.
+            self._writer.count_lost(**_count(update), reason=f"rollout {missing[0]} was dropped")
             return
         captured = any(number in kept for number in update.rollouts)
         head: dict[str, Any] = {
@@ -242,11 +240,13 @@ class Session:
         dropped = dict(self._dropped)
         if dropped != self._reported:
             new = {name: dropped[name] - self._reported[name] for name in dropped}
-            self._writer.count_lost(**new, reason=self.failure or "the queue was full")
+            self._writer.count_lost(**new, reason="the queue was full")
             self._reported = dropped
-        self._writer.update_manifest(
-            cost=cost.model_copy(update={"hook_seconds": self._hook_seconds, "writer_cpu_seconds": time.thread_time()})
-        )
+        spent = {
+            "hook_seconds": self._earlier_cost.hook_seconds + self._hook_seconds,
+            "writer_cpu_seconds": self._earlier_cost.writer_cpu_seconds + time.thread_time(),
+        }
+        self._writer.update_manifest(cost=cost.model_copy(update=spent))
         self._writer.write_manifest()
 
     def _note_channels(self, *names: str) -> None:
@@ -257,6 +257,15 @@ class Session:
     def _used_bytes(self) -> float:
         """Bytes of the segments, the open one estimated."""
         return self._writer.manifest.cost.segment_bytes + BYTES_A_TOKEN * self._writer.open_tokens
+
+
+def _count(item: Item) -> dict[str, int]:
+    """A record as the manifest counts what is lost."""
+    return {
+        "rollouts": int(isinstance(item, CapturedRollout)),
+        "updates": int(isinstance(item, CapturedUpdate)),
+        "size": item.nbytes,
+    }
 
 
 def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> MicroBatchLine:

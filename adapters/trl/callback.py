@@ -48,6 +48,7 @@ class UnipoCallback(TrainerCallback):
         self._strict, self._on_full = strict, on_full
         self._guard = Guard(strict=strict)
         self._trainer: Any = None
+        self._tap: Tap | None = None
         self._recorder: Recorder | None = None
         self._path: Path | None = None
         self._rollouts: dict[Kind, int] = {"train": 0, "eval": 0}
@@ -104,10 +105,9 @@ class UnipoCallback(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what is queued, and say where the run can be seen."""
-        recorder, self._recorder, self._training = self._recorder, None, False
+        recorder, self._training = self._recorder, False
         if recorder is not None:
-            self._guard(recorder.close)
-            recorder.close("interrupted")  # where capture was off, and ended before training did
+            self._close("interrupted" if self._guard.off else "finished")
             if args.process_index == 0:
                 sys.stderr.write(f"unipo-hooks: to see this run: unipo-hooks view {recorder.path}\n")
 
@@ -136,7 +136,7 @@ class UnipoCallback(TrainerCallback):
     # --- our own steps ---
 
     def _bind(self, trainer: Any) -> None:
-        if self._trainer is not None or trainer is None:
+        if trainer is None or trainer is self._trainer:
             return
         if missing := missing_methods(trainer):
             self._guard.give_up(
@@ -144,8 +144,11 @@ class UnipoCallback(TrainerCallback):
                 "use it with TRL's GRPOTrainer or a trainer derived from it"
             )
             return
+        if self._tap is not None:  # one callback, used for one trainer after another
+            self._tap.closed = True
+            self._close("interrupted")
         self._trainer = trainer
-        Tap(trainer, self, self._guard)
+        self._tap = Tap(trainer, self, self._guard)
 
     def _begin(self, trainer: Any) -> None:
         self._bind(trainer)
@@ -153,9 +156,8 @@ class UnipoCallback(TrainerCallback):
             self._guard.give_up("no trainer found; pass it: UnipoCallback(..., trainer=trainer), then add_callback")
         if self._guard.off:
             return
-        if self._training and self._recorder is not None:  # the last start of training ended in an exception
-            self._recorder.close("interrupted")
-            self._recorder = None
+        if self._training:  # the last start of training ended in an exception
+            self._close("interrupted")
         self._training, self._micro_batches = True, []
         self._open()
 
@@ -172,6 +174,11 @@ class UnipoCallback(TrainerCallback):
         self._rollouts = {"train": earlier.next_rollout["train"], "eval": earlier.next_rollout["eval"]}
         self._evaluations = earlier.next_evaluation
         self._newest_rollout = -1
+
+    def _close(self, status: Literal["finished", "interrupted"]) -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.close(status)
 
     def _stepped(self, global_step: int) -> None:
         micro_batches, self._micro_batches = self._micro_batches, []

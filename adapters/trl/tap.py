@@ -1,6 +1,6 @@
 """Reads a trainer while it trains: wraps methods of one trainer instance, and keeps every row's identity.
 
-Nothing official hands a callback per-token tensors. The generation batch gets one more column, `unipo_rows`, which
+Nothing official hands a callback per-token tensors. The generation batch gets one more column, of (rollout, row), which
 TRL shuffles and splits with the rest; the locals of `_compute_loss` hold what the trainer itself computed. The wrapped
 methods return exactly what the originals return.
 """
@@ -19,9 +19,6 @@ from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.translate import Scored, captured_micro_batch, captured_rollout, to_host
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout
 from unipo_hooks.schema import Kind
-
-ROWS = "unipo_rows"
-"""Column of (rollout, row) in the generation batch. On the CPU, where reading it back costs no synchronisation."""
 
 LOG_PROB_METHODS = ("_get_per_token_logps_and_entropies", "_get_per_token_logps")
 
@@ -44,6 +41,10 @@ class Tap:
 
     def __init__(self, trainer: Any, sink: Sink, guard: Guard) -> None:
         self._trainer, self._sink, self._guard = trainer, sink, guard
+        self.closed = False
+        """Whether the callback has moved on to another trainer; this one's methods then only pass through."""
+        self._rows = f"unipo_rows_{id(self):x}"
+        """Column of (rollout, row) in the generation batch. One a tap: a trainer may have two callbacks."""
         self._scored: Scored | None = None
         self._in_loss = False
         self._frame: FrameType | None = None
@@ -61,6 +62,10 @@ class Tap:
     def _kind(self) -> Kind:
         return "train" if self._trainer.model.training else "eval"
 
+    def _ours(self, action: Callable[[], None]) -> None:
+        if not self.closed:
+            self._guard(action)
+
     def _wrap_rewards(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def calculate_rewards(inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
             rewards = original(inputs, prompts, completions, completion_ids_list)
@@ -68,7 +73,7 @@ class Tap:
             def keep() -> None:
                 self._scored = Scored(rewards, [len(ids) for ids in completion_ids_list], prompts)
 
-            self._guard(keep)
+            self._ours(keep)
             return rewards
 
         return calculate_rewards
@@ -76,7 +81,7 @@ class Tap:
     def _wrap_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def generate_and_score_completions(*args: Any, **kwargs: Any) -> Any:
             batch = original(*args, **kwargs)
-            self._guard(lambda: self._generated(batch))
+            self._ours(lambda: self._generated(batch))
             return batch
 
         return generate_and_score_completions
@@ -92,13 +97,13 @@ class Tap:
 
     def _wrap_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            self._in_loss = not self._guard.off
+            self._in_loss = not (self.closed or self._guard.off)
             try:
                 loss = original(model, inputs, *args, **kwargs)
             finally:
                 self._in_loss = False
                 frame, self._frame = self._frame, None
-            self._guard(lambda: self._computed(inputs, frame, loss))
+            self._ours(lambda: self._computed(inputs, frame, loss))
             return loss
 
         return compute_loss
@@ -122,15 +127,16 @@ class Tap:
             rank=trainer.accelerator.process_index,
             ranks=trainer.accelerator.num_processes,
         )
-        batch[ROWS] = torch.stack([torch.full((rows,), number), torch.arange(rows)], dim=1)
+        # On the CPU, where reading it back costs no synchronisation.
+        batch[self._rows] = torch.stack([torch.full((rows,), number), torch.arange(rows)], dim=1)
         self._sink.rollout(record)
 
     def _computed(self, inputs: dict[str, Any], frame: FrameType | None, loss: torch.Tensor) -> None:
-        if ROWS not in inputs:
+        if self._rows not in inputs:
             return  # generated before capture was on
         if frame is None:
             raise RuntimeError(f"{type(self._trainer).__name__}._compute_loss computed no log-probs of its own")
-        identity = inputs[ROWS].numpy()
+        identity = inputs[self._rows].numpy()
         micro_batch = captured_micro_batch(
             inputs,
             frame.f_locals,

@@ -420,6 +420,34 @@ def test_a_run_resumed_from_a_checkpoint_goes_on_in_its_bundle(saved_model, tmp_
     assert len(bundle.updates(superseded=True)) == 7
 
 
+def test_one_callback_used_for_one_trainer_after_another_gives_each_its_bundle(saved_model, tmp_path):
+    callback = UnipoCallback(tmp_path / "run", strict=True)
+    first = trainer_for(saved_model, tmp_path, callbacks=[callback], max_steps=2)
+    first.train()
+    second = trainer_for(saved_model, tmp_path, callbacks=[callback], max_steps=3)
+    second.train()
+    assert [len(open_bundle(tmp_path / name).updates()) for name in ("run", "run-2")] == [2, 3]
+
+
+def test_two_callbacks_on_one_trainer_capture_the_same(saved_model, tmp_path):
+    callbacks = [UnipoCallback(tmp_path / name, strict=True) for name in ("one", "two")]
+    trainer_for(saved_model, tmp_path, callbacks=callbacks, num_iterations=2).train()
+    one, two = (open_bundle(callback.path).tokens(update=3) for callback in callbacks)
+    assert len(one) > 0
+    assert one.equals(two)
+
+
+def test_training_may_change_the_working_directory(saved_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Away(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            os.chdir("/")
+
+    trainer_for(saved_model, tmp_path, callbacks=[UnipoCallback("run", strict=True), Away()]).train()
+    assert len(open_bundle(tmp_path / "run").updates()) == 4
+
+
 def test_evaluation_during_training_is_kept_apart(saved_model, tmp_path):
     callback = UnipoCallback(tmp_path / "run", strict=True)
     trainer = trainer_for(saved_model, tmp_path, callbacks=[callback], max_steps=3, per_device_eval_batch_size=8)

@@ -32,18 +32,21 @@ class BundleWriter:
         Raises BundleError where the folder cannot be written to.
         """
         self.path = path
+        self._root = path.absolute()  # training may change the working directory
         self.manifest = manifest
         self.rank = rank
         self.attempt = manifest.attempts[-1].attempt
         try:
-            (path / layout.SEGMENTS).mkdir(parents=True, exist_ok=True)
-            self._index = _LineFile(path / layout.index_name(rank))
-            self._metrics = _LineFile(path / layout.metrics_name(rank))
+            (self._root / layout.SEGMENTS).mkdir(parents=True, exist_ok=True)
+            self._index = _LineFile(self._root / layout.index_name(rank))
+            self._metrics = _LineFile(self._root / layout.metrics_name(rank))
             self._number = self._next_segment_number()
-            self.earlier = Earlier.read(path, rank)
+            self.earlier = Earlier.read(self._root, rank)
             self.write_manifest()
         except OSError as error:
             raise BundleError(f"cannot write to {path}: {_reason(error)}") from error
+        except (ValueError, KeyError) as error:
+            raise BundleError(f"cannot continue {path}: it is damaged (see unipo-hooks validate {path})") from error
         self._segment: Segment | None = None
         self._pending: list[RolloutLine | UpdateLine] = []
         self.lost_rollouts: list[RolloutLine] = []
@@ -100,7 +103,7 @@ class BundleWriter:
             return
         self._segment, self._pending = None, []
         try:
-            size = segment.write(self.path, layout.segment_name(self.rank, self._number))
+            size = segment.write(self._root, layout.segment_name(self.rank, self._number))
             self._index.append(lines, durable=True)
             self._metrics.sync()
         except Exception as error:
@@ -139,12 +142,12 @@ class BundleWriter:
     def write_manifest(self) -> None:
         """Replace `manifest.json` atomically (rank 0 alone). Raises OSError."""
         if self.rank == 0:
-            temporary = self.path / (layout.MANIFEST + ".tmp")
+            temporary = self._root / (layout.MANIFEST + ".tmp")
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(self.manifest.model_dump_json(indent=1) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self.path / layout.MANIFEST)
+            temporary.replace(self._root / layout.MANIFEST)
 
     def close(self) -> None:
         """Give the files back. Commit first."""
@@ -157,7 +160,7 @@ class BundleWriter:
         return self._segment
 
     def _next_segment_number(self) -> int:
-        names = os.listdir(self.path / layout.SEGMENTS)
+        names = os.listdir(self._root / layout.SEGMENTS)
         return max((n + 1 for name in names if (n := layout.segment_number(self.rank, name)) is not None), default=0)
 
 
