@@ -132,7 +132,7 @@ def main(path: str = "runs/demo", steps: int = STEPS) -> Path:
         {"prompt": [f"{a}+{b}=" for a, b in SUMS], "answer": [str(a + b) for a, b in SUMS]},
     )
     dataset.info.dataset_name = "digit sums"
-    unipo = UnipoCallback(path)  # this, and the line that passes it on, are all there is to capturing a run
+    unipo = UnipoCallback(path, strict=True)  # this and the line that passes it on are all there is to it
     with tempfile.TemporaryDirectory() as output_dir:
         args = GRPOConfig(
             output_dir=output_dir,

@@ -78,7 +78,7 @@ def main(path: str = "runs/smollm2", steps: int = 6) -> Path:
         }
     )
     dataset.info.dataset_name = "word sums"
-    unipo = UnipoCallback(path)
+    unipo = UnipoCallback(path, strict=True)
     with tempfile.TemporaryDirectory() as output_dir:
         args = GRPOConfig(
             output_dir=output_dir,

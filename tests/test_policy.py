@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from unipo_hooks.policy import CapturePolicy, Pacing, kept_rows
+from unipo_hooks.errors import PolicyError
+from unipo_hooks.policy import CapturePolicy, Pacing, kept_rows, policy_from
 
 
 def paced(total, cost, *, known=True, **policy):
@@ -77,3 +78,20 @@ def test_groups_are_kept_whole():
 def test_a_policy_that_makes_no_sense_is_refused_by_name(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         CapturePolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"evry": 2}, "unknown setting evry; did you mean every? (settings: every, max_groups, max_bytes, seed)"),
+        ({"every": -1}, "every=-1: input should be greater than or equal to 1"),
+        (
+            {"max_bytes": "1GB"},
+            "max_bytes='1GB': input should be a valid integer, unable to parse string as an integer",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_says_what_was_found(settings, line):
+    with pytest.raises(PolicyError) as error:
+        policy_from(settings)
+    assert str(error.value) == line

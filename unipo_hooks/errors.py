@@ -15,5 +15,9 @@ class CaptureError(UnipoError):
     """Capture failed, and `strict=True` asked to hear of it."""
 
 
+class PolicyError(UnipoError, ValueError):
+    """A capture setting is unknown or makes no sense."""
+
+
 class ExportError(UnipoError):
     """A bundle cannot be exported as asked."""

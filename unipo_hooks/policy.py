@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unipo_hooks.errors import PolicyError
 from unipo_hooks.record import Array
 
 DEFAULT_MAX_BYTES = 1 << 30
@@ -39,6 +43,21 @@ class CapturePolicy(BaseModel):
             return None
         order = sorted(range(groups), key=lambda group: _hash(self.seed, rollout, group))
         return sorted(order[: self.max_groups])
+
+
+def policy_from(settings: Mapping[str, Any]) -> CapturePolicy:
+    """A policy from its settings by name. Raises PolicyError, one line for the first setting that is wrong."""
+    try:
+        return CapturePolicy(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        known = list(CapturePolicy.model_fields)
+        if name in known:
+            raise PolicyError(f"{name}={first['input']!r}: {first['msg'].lower()}") from None
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise PolicyError(f"unknown setting {name}{hint} (settings: {', '.join(known)})") from None
 
 
 def _hash(seed: int, rollout: int, group: int) -> bytes:

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.locate import find_trainer, missing_methods
 from unipo_hooks.adapters.trl.settings import run_info
 from unipo_hooks.adapters.trl.tap import Tap
-from unipo_hooks.policy import CapturePolicy
+from unipo_hooks.policy import CapturePolicy, policy_from
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
 from unipo_hooks.recorder import Recorder
 from unipo_hooks.schema import Kind
@@ -43,8 +44,12 @@ class UnipoCallback(TrainerCallback):
     ) -> None:
         if policy is not None and policy_settings:
             raise TypeError(f"give either a policy or its settings by name, not both: {', '.join(policy_settings)}")
+        if not isinstance(policy, CapturePolicy | None):
+            raise TypeError(f"policy is a CapturePolicy, found {type(policy).__name__}; or give its settings by name")
+        if on_full not in ("drop", "block"):
+            raise ValueError(f"on_full is 'drop' or 'block', found {on_full!r}")
         self._requested = None if path is None else Path(path)
-        self._policy = policy or CapturePolicy(**policy_settings)
+        self._policy = policy or policy_from(policy_settings)
         self._strict, self._on_full = strict, on_full
         self._guard = Guard(strict=strict)
         self._trainer: Any = None
@@ -109,7 +114,7 @@ class UnipoCallback(TrainerCallback):
         if recorder is not None:
             self._close("interrupted" if self._guard.off else "finished")
             if args.process_index == 0:
-                sys.stderr.write(f"unipo-hooks: to see this run: unipo-hooks view {recorder.path}\n")
+                tqdm.write(f"unipo-hooks: {state.global_step} updates are in {recorder.path}", file=sys.stderr)
 
     # --- what the tap delivers to ---
 
@@ -147,6 +152,7 @@ class UnipoCallback(TrainerCallback):
         if self._tap is not None:  # one callback, used for one trainer after another
             self._tap.closed = True
             self._close("interrupted")
+            self._training = False
         self._trainer = trainer
         self._tap = Tap(trainer, self, self._guard)
 
@@ -156,10 +162,15 @@ class UnipoCallback(TrainerCallback):
             self._guard.give_up("no trainer found; pass it: UnipoCallback(..., trainer=trainer), then add_callback")
         if self._guard.off:
             return
-        if self._training:  # the last start of training ended in an exception
+        if self._training and self._newest_rollout >= 0:  # the last start of training ended in an exception
             self._close("interrupted")
-        self._training, self._micro_batches = True, []
-        self._open()
+            self._training = False
+        if not self._training:
+            self._training, self._micro_batches = True, []
+            self._open()
+            if self._recorder is not None and self._trainer.args.process_index == 0:
+                told = f"unipo-hooks: to see this run, now or later: unipo-hooks view {self._recorder.path}"
+                tqdm.write(told, file=sys.stderr)
 
     def _open(self) -> None:
         """Start the recorder: a new bundle, or where the trainer is past its first step, on with the old one."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -462,6 +463,29 @@ def test_evaluation_during_training_is_kept_apart(saved_model, tmp_path):
     assert [line["update"] for line in evaluations] == list(range(len(evaluated)))
     assert [line["micro_batches"][0]["loss"] for line in evaluations] == [entry["loss"] for entry in evaluated]
     assert evaluated
+
+
+def test_a_callback_given_twice_captures_once(saved_model, tmp_path):
+    callback = UnipoCallback(tmp_path / "run", strict=True)
+    trainer = trainer_for(saved_model, tmp_path, callbacks=[callback, callback], max_steps=2)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("run")] == ["run"]
+    assert open_bundle(callback.path).updates().column("update").to_pylist() == [0, 1]
+    assert len(open_bundle(callback.path).metrics()) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"on_full": "wait"}, "on_full is 'drop' or 'block', found 'wait'"),
+        ({"policy": {"every": 3}}, "policy is a CapturePolicy, found dict"),
+        ({"evry": 3}, "did you mean every?"),
+    ],
+)
+def test_misuse_is_told_where_the_callback_is_made(settings, said):
+    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
+        UnipoCallback("run", **settings)
 
 
 def test_settings_by_name_and_policies_are_not_mixed():
