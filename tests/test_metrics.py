@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import records
 
-from unipo_hooks.metrics import group_spreads, update_sums
+from unipo_hooks.metrics import group_stds, update_sums
 
 
 def mean(sums, name):
@@ -74,6 +74,14 @@ def test_at_sequence_level_a_response_counts_once():
     assert sums["entropy"][1] == rollout.length_B.sum()
 
 
+def test_at_sequence_level_clip_fractions_are_of_all_responses_as_in_trl():
+    rollout = records.rollout(rows=8)
+    rollout.mask_BT[:6] = False
+    sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info(ratio_level="sequence"))
+    assert sums["clip_fraction"][1] == 8
+    assert sums["importance_sampling_ratio"][1] == 2
+
+
 def test_without_old_log_probs_every_ratio_is_one():
     rollout = records.rollout(channels={"advantages": np.ones(8, np.float32)})
     sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info())
@@ -82,10 +90,10 @@ def test_without_old_log_probs_every_ratio_is_one():
 
 
 def test_a_group_with_equal_rewards_has_no_spread_and_unscored_responses_are_left_out():
-    spreads = group_spreads(np.array([1, 1, 1, 0, 2, np.nan, np.nan, 5.0]), np.array([0, 0, 0, 1, 1, 1, 2, 2]))
-    assert spreads[0] == 0
-    assert spreads[1] == pytest.approx(np.sqrt(2))
-    assert np.isnan(spreads[2])  # one scored response has no spread
+    stds = group_stds(np.array([1, 1, 1, 0, 2, np.nan, np.nan, 5.0]), np.array([0, 0, 0, 1, 1, 1, 2, 2]))
+    assert stds[0] == 0
+    assert stds[1] == pytest.approx(np.sqrt(2))
+    assert np.isnan(stds[2])  # one scored response has no spread
 
 
 def test_numbers_that_are_not_finite_never_reach_a_metric():

@@ -7,6 +7,8 @@ from pydantic import ValidationError
 from unipo_hooks.errors import PolicyError
 from unipo_hooks.policy import CapturePolicy, Pacing, kept_rows, policy_from
 
+KEPT_OF_16 = [13, 14, 15]
+
 
 def paced(total, cost, *, known=True, **policy):
     """Rollouts kept of a run of `total` rollouts that cost `cost(rollout)` bytes each."""
@@ -57,9 +59,15 @@ def test_every_keeps_one_rollout_in_n():
 
 def test_groups_are_chosen_by_a_hash_all_ranks_agree_on():
     policy = CapturePolicy(max_groups=3)
-    assert policy.kept_groups(5, 16) == CapturePolicy(max_groups=3).kept_groups(5, 16)
-    assert len(policy.kept_groups(5, 16)) == 3
+    assert policy.kept_groups(5, 16) == KEPT_OF_16  # written down: another process, or rank, must come to the same
+    assert CapturePolicy(max_groups=3, seed=1).kept_groups(5, 16) != KEPT_OF_16
     assert policy.kept_groups(5, 3) is None  # all of them
+
+
+def test_a_resumed_run_whose_budget_is_spent_keeps_nothing_more():
+    pacing = Pacing(CapturePolicy(max_bytes=1000), kept=10)
+    assert not pacing.admits(10, used_bytes=990.0, progress=None)
+    assert Pacing(CapturePolicy(max_bytes=2000), kept=10).admits(10, used_bytes=990.0, progress=None)
 
 
 def test_every_group_is_as_likely_to_be_kept():

@@ -221,6 +221,66 @@ def test_a_defect_of_ours_is_said_once_and_turns_capture_off(tmp_path, monkeypat
     assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
 
 
+def test_a_defect_of_ours_does_not_cost_what_was_captured_before_it(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path / "run", records.run_info())
+    original = session.update_sums
+    monkeypatch.setattr(
+        session, "update_sums", lambda update, *a: 1 / 0 if update.update == 3 else original(update, *a)
+    )
+    for number in range(5):
+        rollout = records.rollout(number)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+    recorder.close()
+    assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0, 1, 2]
+    assert manifest(recorder.path)["lost"]["updates"] == 2
+    assert faults(recorder.path) == []
+
+
+def test_memory_stays_bounded_though_nothing_can_be_written(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path / "run", records.run_info())
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recorder._session._writer, "add_metrics", full)
+    rollout = None
+    for number in range(60):
+        rollout = records.rollout(number)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+    recorder.flush()
+    gc.collect()
+    alive = sum(type(o) is type(rollout) for o in gc.get_objects())
+    recorder.close()
+    assert alive <= 3
+    assert manifest(recorder.path)["lost"]["updates"] == 60
+
+
+def test_an_interrupted_close_still_writes_what_is_queued(tmp_path, slow_disk):
+    recorder = Recorder(tmp_path / "run", records.run_info())
+    rollout = records.rollout(0)
+    recorder.rollout(rollout)
+    recorder.update(records.update(0, rollout))
+    recorder._closing = True  # as Ctrl-C leaves it that hits while close() waits
+    slow_disk.set()
+    recorder.close("interrupted")
+    assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
+
+
+def test_long_prompts_count_towards_the_budget(tmp_path):
+    recorder = Recorder(tmp_path / "run", records.run_info(), CapturePolicy(max_bytes=200_000), strict=True)
+    random = np.random.default_rng(0)
+    for number in range(300):
+        prompts = [random.integers(0, 26, 1500) for _ in range(8)]
+        rollout = records.rollout(number, prompts=prompts)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+    recorder.close()
+    size = sum(file.stat().st_size for file in (recorder.path / layout.SEGMENTS).iterdir())
+    assert size <= 200_000
+
+
 def test_strict_raises_instead(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "update_sums", lambda *_: 1 / 0)
     recorder = Recorder(tmp_path / "run", records.run_info(), strict=True)

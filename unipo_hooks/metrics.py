@@ -86,9 +86,11 @@ def _token_samples(
         low, high = run.clip_range
         below = (ratio < low) & (per_row < 0)
         above = (ratio > high) & (per_row > 0)
-        yield "clip_fraction_low", below[unit]
-        yield "clip_fraction_high", above[unit]
-        yield "clip_fraction", (below | above)[unit]
+        # TRL counts every response where the ratio is one a response, also those without a token that counts.
+        clippable = np.ones_like(unit) if run.ratio_level == "sequence" else unit
+        yield "clip_fraction_low", below[clippable]
+        yield "clip_fraction_high", above[clippable]
+        yield "clip_fraction", (below | above)[clippable]
     for channel, name in (("entropies", "entropy"), ("token_kl", "kl")):
         values = micro_batch.channels.get(channel)
         if values is not None:
@@ -98,18 +100,18 @@ def _token_samples(
 def _rollout_samples(rollout: CapturedRollout) -> Iterable[tuple[str, Array]]:
     yield "reward", rollout.reward_B
     yield "response_length", rollout.length_B
-    spreads = group_spreads(rollout.reward_B, rollout.group_B)
-    yield "group_reward_std", spreads
-    yield "zero_std_groups", np.where(np.isnan(spreads), np.nan, np.isclose(spreads, 0.0))
+    stds = group_stds(rollout.reward_B, rollout.group_B)
+    yield "group_reward_std", stds
+    yield "zero_std_groups", np.where(np.isnan(stds), np.nan, np.isclose(stds, 0.0))
 
 
-def group_spreads(reward_B: Array, group_B: Array) -> Array:
+def group_stds(reward_B: Array, group_B: Array) -> Array:
     """Unbiased standard deviation of the reward inside each group present; NaN for fewer than two scored responses."""
-    spreads = []
+    stds = []
     for group in np.unique(group_B):
         scored = reward_B[(group_B == group) & np.isfinite(reward_B)]
-        spreads.append(np.std(scored, ddof=1) if len(scored) > 1 else np.nan)
-    return np.array(spreads, np.float64)
+        stds.append(np.std(scored, ddof=1) if len(scored) > 1 else np.nan)
+    return np.array(stds, np.float64)
 
 
 def _sums(values: Array) -> tuple[float, float, float]:

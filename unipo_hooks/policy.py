@@ -90,8 +90,11 @@ class Pacing:
         """
         if rollout % self.policy.every:
             return False
-        if self.last_kept is not None and rollout - self.last_kept < self._stride(rollout, used_bytes, progress):
-            return False
+        if self.kept:
+            stride = self._stride(rollout, used_bytes, progress)
+            since = math.inf if self.last_kept is None else rollout - self.last_kept
+            if since < stride or stride == math.inf:
+                return False
         self.last_kept = rollout
         self.kept += 1
         return True

@@ -62,8 +62,8 @@ class CapturedRollout:
     reward_B: Array
     """Scalar reward; NaN where no reward function answered."""
     reward_components_BK: Array
-    messages: Sequence[Any] | None = None
-    """The conversation of each response's prompt, JSON-able, where there is one."""
+    messages: Sequence[str] | None = None
+    """The conversation of each response's prompt as JSON, where there is one."""
     mask_reason_BT: Array | None = None
     channels: Mapping[str, Array] = field(default_factory=dict)
     """Further channels fixed at the rollout: (B, T), or (B,) where there is one value a response."""
@@ -75,7 +75,8 @@ class CapturedRollout:
         """Host memory of its arrays, in bytes."""
         own = (self.group_B, self.ids_BT, self.length_B, self.mask_BT, self.reward_B, self.reward_components_BK)
         reason = 0 if self.mask_reason_BT is None else self.mask_reason_BT.nbytes
-        return _total(own) + _total(self.prompts) + _total(self.channels.values()) + reason
+        text = sum(len(message) for message in self.messages or ())
+        return _total(own) + _total(self.prompts) + _total(self.channels.values()) + reason + text
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,12 +14,13 @@ from collections import deque
 from pathlib import Path
 from typing import Literal
 
-from unipo_hooks.bundle.writer import Earlier
+from unipo_hooks.bundle.attempts import open_writer
+from unipo_hooks.bundle.earlier import Earlier
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy
 from unipo_hooks.record import CapturedRollout, CapturedUpdate, RunInfo
 from unipo_hooks.schema import Kind
-from unipo_hooks.session import Checkpoint, Item, Session, TrainerLog, open_writer
+from unipo_hooks.session import Checkpoint, Item, Session, TrainerLog
 
 QUEUE_BYTES = 512 << 20
 """Host memory that records may take while they wait for the disk."""
@@ -84,20 +85,20 @@ class Recorder:
         self._put(Checkpoint())
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all that was handed over is durable; False where `timeout` seconds were not enough."""
+        """Wait until all that was handed over is durable; False where that failed, or `timeout` seconds passed."""
         self.checkpoint()
         with self._changed:
-            return self._changed.wait_for(lambda: not self._queue and not self._busy, timeout)
+            done = self._changed.wait_for(lambda: not self._queue and not self._busy, timeout)
+        return done and self._session.failure is None
 
     def close(self, status: Literal["finished", "interrupted"] = "finished") -> None:
-        """Write what is queued, end the attempt and stop the thread. A second call does nothing."""
+        """Write what is queued, end the attempt and stop the thread. A second call waits for the first."""
         if os.getpid() != self._process:  # a forked worker has the object, not the thread
             return
         with self._changed:
-            if self._closing:
-                return
-            self._closing = True
-            self._session.final_status = status
+            if not self._closing:
+                self._closing = True
+                self._session.final_status = status
             waiting = self._waiting_bytes
             self._changed.notify_all()
         if waiting > 64 << 20:

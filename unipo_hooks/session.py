@@ -10,24 +10,21 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from unipo_hooks.bundle.attempts import end_attempt
 from unipo_hooks.bundle.rows import rollout_rows, update_rows
-from unipo_hooks.bundle.writer import BundleWriter, claim_folder, end_attempt, resumable
+from unipo_hooks.bundle.writer import BundleWriter
 from unipo_hooks.channels import CHANNELS
 from unipo_hooks.metrics import update_sums
 from unipo_hooks.policy import CapturePolicy, Pacing
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, RunInfo
-from unipo_hooks.schema import Attempt, Kind, LogLine, Manifest, MetricsLine, MicroBatchLine
+from unipo_hooks.schema import Kind, LogLine, MetricsLine, MicroBatchLine
 from unipo_hooks.text import TokenText
 
-BYTES_A_TOKEN = 20.0
-"""What a token row is taken to cost before it is written."""
 EVALUATION_SHARE = 0.1
 """Part of the byte budget that evaluation may take."""
 
@@ -91,9 +88,8 @@ class Session:
 
     def finish(self) -> None:
         """Commit, end the attempt, close the files."""
-        if not self._off:
-            self._contained(self._commit)
-        attempts = end_attempt(self._writer.manifest.attempts, status=self.final_status, ended=_now())
+        self._contained(self._commit)
+        attempts = end_attempt(self._writer.manifest.attempts, status=self.final_status)
         self._writer.update_manifest(status=self.final_status, attempts=attempts)
         self._contained(self._write_manifest)
         self._contained(self._writer.close)
@@ -177,13 +173,25 @@ class Session:
 
     def _admits(self, rollout: CapturedRollout) -> bool:
         if rollout.kind == "train":
-            return self._pacing.admits(rollout.rollout, used_bytes=self._used_bytes(), progress=self._progress)
-        self._evaluation_bytes += BYTES_A_TOKEN * float(rollout.length_B.sum())
+            return self._pacing.admits(rollout.rollout, used_bytes=self._writer.used_bytes, progress=self._progress)
+        self._evaluation_bytes += rollout.nbytes
         return self._evaluation_bytes <= EVALUATION_SHARE * self._policy.max_bytes
 
     def _update(self, update: CapturedUpdate) -> None:
+        try:
+            self._write_update(update)
+        finally:  # a trainer never goes back to an earlier rollout: whatever happened, let go of it
+            live, kept = self._rollouts[update.kind], self._kept[update.kind]
+            for number in [number for number in live if update.micro_batches and number < max(update.rollouts)]:
+                del live[number]
+                kept.pop(number, None)
+
+    def _write_update(self, update: CapturedUpdate) -> None:
         live, kept = self._rollouts[update.kind], self._kept[update.kind]
         self._hook_seconds += update.hook_seconds
+        if not update.micro_batches:
+            self._writer.count_lost(**_count(update), reason="sampled before this start of training")
+            return
         if missing := [number for number in update.rollouts if number not in live]:
             # Without its rollout nothing can be said of an update.
             self._writer.count_lost(**_count(update), reason=f"rollout {missing[0]} was dropped")
@@ -217,9 +225,6 @@ class Session:
         total = self._run.header.totalSteps
         if update.kind == "train":
             self._progress = (update.update + 1) / total if total else None
-        for number in [number for number in live if number < max(update.rollouts)]:
-            del live[number]  # a trainer never goes back to an earlier rollout
-            kept.pop(number, None)
 
     def _commit_if_due(self) -> None:
         if self._writer.segment_is_due:
@@ -254,10 +259,6 @@ class Session:
         if any(name not in known for name in names):
             self._writer.update_manifest(channels=[name for name in CHANNELS if name in known or name in names])
 
-    def _used_bytes(self) -> float:
-        """Bytes of the segments, the open one estimated."""
-        return self._writer.manifest.cost.segment_bytes + BYTES_A_TOKEN * self._writer.open_tokens
-
 
 def _count(item: Item) -> dict[str, int]:
     """A record as the manifest counts what is lost."""
@@ -280,40 +281,3 @@ def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout)
         router_loss=micro_batch.router_loss,
         dtype=micro_batch.dtype,
     )
-
-
-def open_writer(path: Path, run: RunInfo, policy: CapturePolicy) -> BundleWriter:
-    """A writer for this start of the run: in a new folder, or in the old one where the run resumes.
-
-    Raises BundleError where the folder cannot be written to.
-    """
-    earlier = resumable(path, run.header) if run.first_update else None
-    attempt = Attempt(attempt=0, started=_now(), first_update=run.first_update)
-    if earlier is not None:
-        attempt = attempt.model_copy(update={"attempt": len(earlier.attempts)})
-        manifest = earlier.model_copy(
-            update={
-                "status": "running",
-                "attempts": [*earlier.attempts, attempt],
-                "ranks": max(earlier.ranks, run.ranks),
-            }
-        )
-        return BundleWriter(path, manifest, rank=run.rank)
-    folder = claim_folder(path)
-    if folder != path:
-        found = "is a file" if path.is_file() else "holds another run"
-        log.warning("unipo-hooks: %s %s; this run goes to %s", path, found, folder)
-    manifest = Manifest(
-        created=_now(),
-        header=run.header,
-        trainer=run.trainer,
-        ranks=run.ranks,
-        reward_names=list(run.reward_names),
-        policy=policy.model_dump(),
-        attempts=[attempt],
-    )
-    return BundleWriter(folder, manifest, rank=run.rank)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

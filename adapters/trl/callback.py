@@ -63,6 +63,9 @@ class UnipoCallback(TrainerCallback):
         self._learning_rate: float | None = None
         self._seconds_told = 0.0
         self._training = False
+        self._starts = 0
+        self._stale = False
+        """Whether the update being accumulated holds responses of an earlier start."""
         if trainer is not None:
             self._guard(lambda: self._bind(trainer))
 
@@ -85,8 +88,7 @@ class UnipoCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Note the learning rate before the scheduler moves it on."""
-        groups = getattr(kwargs.get("optimizer"), "param_groups", None)
-        self._learning_rate = float(groups[0]["lr"]) if groups else None
+        self._guard(lambda: self._note_rate(kwargs.get("optimizer")))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The update is complete: hand it over."""
@@ -108,6 +110,11 @@ class UnipoCallback(TrainerCallback):
         if self._recorder is not None:
             self._guard(self._recorder.checkpoint)
 
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """An evaluation after training is an attempt of its own, and complete."""
+        if not self._training and state.global_step:
+            self._close("finished")
+
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what is queued, and say where the run can be seen."""
         recorder, self._training = self._recorder, False
@@ -118,12 +125,18 @@ class UnipoCallback(TrainerCallback):
 
     # --- what the tap delivers to ---
 
-    def next_rollout(self, kind: Kind) -> int:
-        """Number for a new rollout."""
+    def next_rollout(self, kind: Kind) -> tuple[int, int]:
+        """Number of this start of capture, and of a new rollout in it."""
         self._open()
         number = self._rollouts[kind]
         self._rollouts[kind] = number + 1
-        return number
+        return self._starts, number
+
+    def from_an_earlier_start(self, start: int) -> bool:
+        """Whether a rollout of that start cannot be joined any more: a trainer's buffer outlives `train()`."""
+        stale = start != self._starts
+        self._stale |= stale
+        return stale
 
     def rollout(self, rollout: CapturedRollout) -> None:
         """A rollout was generated and scored."""
@@ -179,6 +192,7 @@ class UnipoCallback(TrainerCallback):
         trainer = self._trainer
         requested = self._requested or Path(trainer.args.output_dir) / "unipo"
         path = self._path if self._path is not None and trainer.state.global_step else requested
+        self._starts += 1
         self._recorder = Recorder(path, run_info(trainer), self._policy, strict=self._strict, on_full=self._on_full)
         self._path = self._recorder.path
         earlier = self._recorder.earlier
@@ -191,16 +205,22 @@ class UnipoCallback(TrainerCallback):
         if recorder is not None:
             recorder.close(status)
 
+    def _note_rate(self, optimizer: Any) -> None:
+        groups = getattr(optimizer, "param_groups", None)
+        rate = groups[0].get("lr") if groups else None
+        self._learning_rate = None if rate is None else float(rate)
+
     def _stepped(self, global_step: int) -> None:
         micro_batches, self._micro_batches = self._micro_batches, []
-        if micro_batches:
-            self._hand_over("train", global_step - 1, global_step, micro_batches)
+        stale, self._stale = self._stale, False
+        if stale or micro_batches:
+            self._hand_over("train", global_step - 1, global_step, [] if stale else micro_batches)
 
     def _hand_over(self, kind: Kind, update: int, step: int, micro_batches: list[CapturedMicroBatch]) -> None:
         if self._recorder is None:
             return
         trainer = self._trainer
-        newest = max(micro_batch.rollout for micro_batch in micro_batches)
+        newest = max((micro_batch.rollout for micro_batch in micro_batches), default=self._newest_rollout)
         seconds = self._guard.seconds
         self._recorder.update(
             CapturedUpdate(
@@ -225,5 +245,5 @@ class UnipoCallback(TrainerCallback):
         scalars: dict[str, float | None] = {
             name: float(f"{value:.9g}") for name, value in logs.items() if isinstance(value, int | float)
         }
-        if self._recorder is not None and scalars and global_step:
+        if self._training and self._recorder is not None and scalars and global_step:
             self._recorder.log(global_step - 1, global_step, scalars)

@@ -7,6 +7,8 @@ methods return exactly what the originals return.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -26,8 +28,11 @@ LOG_PROB_METHODS = ("_get_per_token_logps_and_entropies", "_get_per_token_logps"
 class Sink(Protocol):
     """Where a tap delivers."""
 
-    def next_rollout(self, kind: Kind) -> int:
-        """Number for a new rollout."""
+    def next_rollout(self, kind: Kind) -> tuple[int, int]:
+        """Number of this start of capture, and of a new rollout in it."""
+
+    def from_an_earlier_start(self, start: int) -> bool:
+        """Whether a rollout of that start cannot be joined any more; its update is then counted as lost."""
 
     def rollout(self, rollout: CapturedRollout) -> None:
         """A rollout was generated and scored."""
@@ -44,7 +49,7 @@ class Tap:
         self.closed = False
         """Whether the callback has moved on to another trainer; this one's methods then only pass through."""
         self._rows = f"unipo_rows_{id(self):x}"
-        """Column of (rollout, row) in the generation batch. One a tap: a trainer may have two callbacks."""
+        """Column of (start, rollout, row) in the generation batch. One a tap: a trainer may have two callbacks."""
         self._scored: Scored | None = None
         self._in_loss = False
         self._frame: FrameType | None = None
@@ -67,11 +72,16 @@ class Tap:
             self._guard(action)
 
     def _wrap_rewards(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def calculate_rewards(inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-            rewards = original(inputs, prompts, completions, completion_ids_list)
+        parameters = inspect.signature(original)
+
+        @functools.wraps(original)
+        def calculate_rewards(*args: Any, **kwargs: Any) -> Any:
+            rewards = original(*args, **kwargs)
 
             def keep() -> None:
-                self._scored = Scored(rewards, [len(ids) for ids in completion_ids_list], prompts)
+                given = parameters.bind(*args, **kwargs).arguments
+                lengths = [len(ids) for ids in given["completion_ids_list"]]
+                self._scored = Scored(rewards, lengths, given["prompts"])
 
             self._ours(keep)
             return rewards
@@ -79,6 +89,7 @@ class Tap:
         return calculate_rewards
 
     def _wrap_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
         def generate_and_score_completions(*args: Any, **kwargs: Any) -> Any:
             batch = original(*args, **kwargs)
             self._ours(lambda: self._generated(batch))
@@ -87,6 +98,7 @@ class Tap:
         return generate_and_score_completions
 
     def _wrap_log_probs(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
         def log_probs(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             if self._in_loss:
@@ -96,14 +108,22 @@ class Tap:
         return log_probs
 
     def _wrap_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
         def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             self._in_loss = not (self.closed or self._guard.off)
             try:
                 loss = original(model, inputs, *args, **kwargs)
+            except BaseException:
+                self._frame = None
+                raise
             finally:
                 self._in_loss = False
-                frame, self._frame = self._frame, None
-            self._ours(lambda: self._computed(inputs, frame, loss))
+            frame, self._frame = self._frame, None
+            try:
+                self._ours(lambda: self._computed(inputs, frame, loss))
+            finally:
+                # Its caller's frame is this one: left standing, the cycle would keep the graph until a collection.
+                frame = None
             return loss
 
         return compute_loss
@@ -114,7 +134,7 @@ class Tap:
         if scored is None:
             raise RuntimeError(f"{type(trainer).__name__} scored no completions through _calculate_rewards")
         rows = batch["completion_ids"].shape[0]
-        number = self._sink.next_rollout(kind)
+        start, number = self._sink.next_rollout(kind)
         per_prompt = trainer.num_generations if kind == "train" else _eval_generations(trainer)
         record = captured_rollout(
             batch,
@@ -128,7 +148,9 @@ class Tap:
             ranks=trainer.accelerator.num_processes,
         )
         # On the CPU, where reading it back costs no synchronisation.
-        batch[self._rows] = torch.stack([torch.full((rows,), number), torch.arange(rows)], dim=1)
+        batch[self._rows] = torch.stack(
+            [torch.full((rows,), start), torch.full((rows,), number), torch.arange(rows)], dim=1
+        )
         self._sink.rollout(record)
 
     def _computed(self, inputs: dict[str, Any], frame: FrameType | None, loss: torch.Tensor) -> None:
@@ -137,12 +159,14 @@ class Tap:
         if frame is None:
             raise RuntimeError(f"{type(self._trainer).__name__}._compute_loss computed no log-probs of its own")
         identity = inputs[self._rows].numpy()
+        if self._sink.from_an_earlier_start(int(identity[0, 0])):
+            return
         micro_batch = captured_micro_batch(
             inputs,
             frame.f_locals,
             loss,
-            rollout=int(identity[0, 0]),
-            rows_b=identity[:, 1].astype(np.int64),
+            rollout=int(identity[0, 1]),
+            rows_b=identity[:, 2].astype(np.int64),
             router_coef=float(getattr(self._trainer, "router_aux_loss_coef", 0.0) or 0.0),
         )
         self._sink.micro_batch(self._kind, micro_batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,8 @@ UPDATE_CHANNELS = {"per_token_logps": "log_probs", "entropies": "entropies", "pe
 POLICY_MASKS = ("entropy_mask", "off_policy_mask")
 """Locals of `_compute_loss` that multiply the policy term; their product is `policy_mask`."""
 
-LOG_PROBS = ("log_probs", "old_log_probs", "ref_log_probs", "entropies", "token_kl")
-"""Channels TRL writes as 0 where attention is masked, which would read as probability 1."""
+LOG_PROBS = ("old_log_probs", "ref_log_probs")
+"""Channels of the rollout TRL writes as 0 where attention is masked, which would read as probability 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def captured_rollout(
         groups=rows * ranks // num_generations,
         group_B=(rank * rows + np.arange(rows)) // num_generations,
         prompts=[ids[mask] for ids, mask in zip(prompt_ids, prompt_mask, strict=True)],
-        messages=scored.prompts if any(not isinstance(prompt, str) for prompt in scored.prompts) else None,
+        messages=_messages(scored.prompts),
         ids_BT=ids_BT,
         length_B=length_B,
         mask_BT=mask_BT,
@@ -126,6 +127,13 @@ def captured_micro_batch(
         router_loss=None if auxiliary is None else router_coef * auxiliary.item() / float(local["normalizer"]),
         dtype=str(local["per_token_logps"].dtype).removeprefix("torch."),
     )
+
+
+def _messages(prompts: Sequence[Any]) -> list[str] | None:
+    """Conversations as JSON, images as their description; None where prompts are plain text."""
+    if all(isinstance(prompt, str) for prompt in prompts):
+        return None
+    return [json.dumps(prompt, ensure_ascii=False, default=str) for prompt in prompts]
 
 
 def _mask_reason(mask_BT: Array, attended_BT: Array, length_B: Array) -> Array | None:

@@ -11,11 +11,13 @@ import pytest
 import records
 
 from unipo_hooks.bundle import layout
+from unipo_hooks.bundle.attempts import claim_folder
 from unipo_hooks.bundle.reader import open_bundle
 from unipo_hooks.bundle.verify import verify
-from unipo_hooks.bundle.writer import claim_folder
+from unipo_hooks.errors import BundleError
 from unipo_hooks.policy import CapturePolicy
 from unipo_hooks.recorder import Recorder
+from unipo_hooks.schema import Trainer
 
 WRITER = Path(__file__).parent / "endless_writer.py"
 
@@ -90,9 +92,61 @@ def test_a_folder_that_holds_another_run_is_left_alone(tmp_path, caplog):
 
 def test_a_path_that_is_a_file_is_left_alone(tmp_path):
     (tmp_path / "run").write_text("mine")
-    assert claim_folder(tmp_path / "run") == tmp_path / "run-2"
     assert record(tmp_path / "run", [records.rollout(0)]).name == "run-2"
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_two_runs_that_start_together_do_not_share_a_folder(tmp_path):
+    assert [claim_folder(tmp_path / "run").name for _ in range(3)] == ["run", "run-2", "run-3"]
+
+
+def test_a_resumed_run_never_goes_on_in_the_bundle_of_another(tmp_path):
+    def run(output_dir, **changes):
+        trainer = Trainer(library="test", version="1", trainer_class="T", settings={"output_dir": output_dir})
+        return records.run_info(trainer=trainer, **changes)
+
+    first = record(tmp_path / "run", [records.rollout(0)], run=run("a"))
+    second = record(tmp_path / "run", [records.rollout(0)], run=run("b"))
+    again = Recorder(tmp_path / "run", run("b", first_update=1), strict=True)
+    again.close()
+    assert again.path == second
+    assert len(open_bundle(first).manifest.attempts) == 1
+    other_rewards = Recorder(tmp_path / "run", run("b", first_update=1, reward_names=("x",)), strict=True)
+    other_rewards.close()
+    assert other_rewards.path == tmp_path / "run-3"
+
+
+def test_a_resumed_run_takes_its_settings_along_and_ends_what_was_killed(tmp_path):
+    path = record(tmp_path / "run", [records.rollout(0)])
+    manifest = json.loads((path / layout.MANIFEST).read_text())
+    manifest["attempts"][0]["status"] = "running"
+    (path / layout.MANIFEST).write_text(json.dumps(manifest))
+    policy = CapturePolicy(every=7)
+    Recorder(path, records.run_info(first_update=2), policy, strict=True).close()
+    resumed = open_bundle(path).manifest
+    assert resumed.policy["every"] == 7
+    assert [attempt.status for attempt in resumed.attempts] == ["interrupted", "finished"]
+
+
+def test_a_damaged_bundle_is_not_continued_and_said_in_one_line(tmp_path):
+    path = record(tmp_path / "run", [records.rollout(0)])
+    (path / layout.metrics_name(0)).write_text("not json\n")
+    with pytest.raises(BundleError, match="it is damaged"):
+        Recorder(path, records.run_info(first_update=2))
+
+
+def test_an_address_is_refused_in_one_line():
+    with pytest.raises(BundleError, match="local folders"):
+        Recorder("s3://bucket/run", records.run_info())
+
+
+def test_a_half_line_of_any_length_is_dropped(tmp_path):
+    path = record(tmp_path / "run", [records.rollout(0)])
+    whole = (path / layout.index_name(0)).read_bytes()
+    with (path / layout.index_name(0)).open("ab") as index:
+        index.write(b"x" * 3_000_000)
+    Recorder(path, records.run_info(first_update=2), strict=True).close()
+    assert (path / layout.index_name(0)).read_bytes() == whole
 
 
 def test_a_resumed_run_goes_on_in_its_folder_with_numbers_of_its_own(tmp_path):
@@ -168,7 +222,7 @@ def test_killed_at_20_random_moments_a_bundle_is_whole_up_to_its_last_index_line
         updates = open_bundle(path).updates().column("update").to_pylist()
         assert updates == list(range(len(updates)))
         assert len(updates) > durable, "something that was durable is gone"
-        assert len(open_bundle(path).tokens().column("ids")) >= 0
+        open_bundle(path).tokens()  # and can be read
         metrics = [json.loads(line) for line in (path / layout.metrics_name(0)).read_text().splitlines(True)[:-1]]
         assert len(metrics) + 1 >= len(updates)
         survived.append(len(updates))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +38,7 @@ def rollout_rows(rollout: CapturedRollout, kept: list[int] | None, text: TokenTe
         "reward": rollout.reward_B.astype(np.float32),
     }
     if rollout.messages is not None:
-        responses["messages"] = pa.array([json.dumps(m, ensure_ascii=False, default=str) for m in rollout.messages])
+        responses["messages"] = pa.array(rollout.messages, pa.string())
     for number, component_B in enumerate(rollout.reward_components_BK.T):
         responses[layout.component_column(number)] = component_B.astype(np.float32)
     tokens: Columns = {

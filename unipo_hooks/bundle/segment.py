@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,6 +50,11 @@ class Segment:
         return self._rows[layout.ROLLOUT_TOKENS] + self._rows[layout.UPDATE_TOKENS]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of its rows in memory."""
+        return sum(int(column.nbytes) for entries in self._entries.values() for e in entries for column in e.values())
+
+    @property
     def due(self) -> bool:
         """Whether it is large or old enough to be closed."""
         fullest = max(self._rows[layout.ROLLOUT_TOKENS], self._rows[layout.UPDATE_TOKENS])
@@ -59,21 +65,24 @@ class Segment:
 
         On an `OSError` nothing of it is left behind.
         """
-        written: list[Path] = []
         size = 0
         try:
             for table, entries in self._entries.items():
                 if entries:
-                    path = bundle / layout.segment_path(name, table)
-                    written.append(path)
-                    size += _write_durably(_arrow(entries), path)
+                    size += _write_durably(_arrow(entries), bundle / layout.segment_path(name, table))
             _sync_folder(bundle / layout.SEGMENTS)
         except BaseException:
-            for path in written:
-                path.unlink(missing_ok=True)
-                _temporary(path).unlink(missing_ok=True)
+            self.remove(bundle, name)
             raise
         return size
+
+    def remove(self, bundle: Path, name: str) -> None:
+        """Take back what `write` left, whole or half."""
+        for table in self._entries:
+            path = bundle / layout.segment_path(name, table)
+            for file in (path, _temporary(path)):
+                with suppress(OSError):
+                    file.unlink()
 
 
 def _arrow(entries: list[Columns]) -> pa.Table:

@@ -7,48 +7,45 @@ process killed at any moment leaves a bundle that is whole up to its last index 
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from unipo_hooks.bundle import layout
+from unipo_hooks.bundle.earlier import Earlier
 from unipo_hooks.bundle.rows import Tables
 from unipo_hooks.bundle.segment import Segment
-from unipo_hooks.errors import BundleError
-from unipo_hooks.schema import Attempt, Header, LogLine, Lost, Manifest, MetricsLine, RolloutLine, UpdateLine
+from unipo_hooks.schema import LogLine, Lost, Manifest, MetricsLine, RolloutLine, UpdateLine
+
+UNKNOWN_COMPRESSION = 0.6
+"""Bytes of a segment file to bytes in memory, before one was written: text that hardly compresses."""
 
 
 class BundleWriter:
     """One rank's hand on a bundle. Not thread-safe: one thread writes."""
 
     def __init__(self, path: Path, manifest: Manifest, *, rank: int = 0) -> None:
-        """Take over `path` (see `claim_folder`); `manifest` carries this start as its last attempt.
+        """Write to the folder `path` (see `attempts.open_writer`); `manifest` carries this start as its last attempt.
 
-        Raises BundleError where the folder cannot be written to.
+        Raises OSError where it cannot be written to, ValueError or KeyError where it holds lines that cannot be read.
         """
         self.path = path
         self._root = path.absolute()  # training may change the working directory
         self.manifest = manifest
         self.rank = rank
         self.attempt = manifest.attempts[-1].attempt
-        try:
-            (self._root / layout.SEGMENTS).mkdir(parents=True, exist_ok=True)
-            self._index = _LineFile(self._root / layout.index_name(rank))
-            self._metrics = _LineFile(self._root / layout.metrics_name(rank))
-            self._number = self._next_segment_number()
-            self.earlier = Earlier.read(self._root, rank)
-            self.write_manifest()
-        except OSError as error:
-            raise BundleError(f"cannot write to {path}: {_reason(error)}") from error
-        except (ValueError, KeyError) as error:
-            raise BundleError(f"cannot continue {path}: it is damaged (see unipo-hooks validate {path})") from error
+        (self._root / layout.SEGMENTS).mkdir(parents=True, exist_ok=True)
+        self._index = _LineFile(self._root / layout.index_name(rank))
+        self._metrics = _LineFile(self._root / layout.metrics_name(rank))
+        self._number = self._next_segment_number()
+        self.earlier = Earlier.read(self._root, rank)
+        self.write_manifest()
         self._segment: Segment | None = None
         self._pending: list[RolloutLine | UpdateLine] = []
+        self._compression = UNKNOWN_COMPRESSION
         self.lost_rollouts: list[RolloutLine] = []
         """Rollouts of the last segment that could not be committed."""
 
@@ -58,9 +55,10 @@ class BundleWriter:
         return self._segment is not None and self._segment.due
 
     @property
-    def open_tokens(self) -> int:
-        """Token rows of the open segment."""
-        return 0 if self._segment is None else self._segment.tokens
+    def used_bytes(self) -> float:
+        """Bytes of all segments; of the open one what it will come to, by how well the last one was compressed."""
+        open_bytes = 0 if self._segment is None else self._segment.nbytes
+        return self.manifest.cost.segment_bytes + self._compression * open_bytes
 
     def add_rollout(self, line: dict[str, Any], tables: Tables) -> None:
         """Put a rollout's rows into the open segment; its index line follows when the segment is durable."""
@@ -104,9 +102,10 @@ class BundleWriter:
         self._segment, self._pending = None, []
         try:
             size = segment.write(self._root, layout.segment_name(self.rank, self._number))
-            self._index.append(lines, durable=True)
             self._metrics.sync()
+            self._index.append(lines, durable=True)
         except Exception as error:
+            segment.remove(self._root, layout.segment_name(self.rank, self._number))
             self.lost_rollouts = [line for line in lines if isinstance(line, RolloutLine)]
             self.count_lost(
                 rollouts=len(self.lost_rollouts),
@@ -117,6 +116,7 @@ class BundleWriter:
             raise
         finally:
             self._number += 1
+        self._compression = size / segment.nbytes
         cost = self.manifest.cost
         self.update_manifest(cost=cost.model_copy(update={"segment_bytes": cost.segment_bytes + size}))
 
@@ -164,31 +164,6 @@ class BundleWriter:
         return max((n + 1 for name in names if (n := layout.segment_number(self.rank, name)) is not None), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """What earlier attempts left in a bundle: where this one's numbers begin."""
-
-    kept_rollouts: int
-    next_rollout: dict[str, int]
-    """First rollout number of each kind that is free."""
-    next_evaluation: int
-
-    @classmethod
-    def read(cls, path: Path, rank: int) -> Earlier:
-        """From a rank's index and metrics, whose last lines are whole."""
-        index = (path / layout.index_name(rank)).read_text(encoding="utf-8")
-        metrics = (path / layout.metrics_name(rank)).read_text(encoding="utf-8")
-        updates = [line for line in map(json.loads, metrics.splitlines()) if line["entry"] == "metrics"]
-        highest = {"train": -1, "eval": -1}
-        for line in updates:
-            highest[line["kind"]] = max(highest[line["kind"]], *line["rollouts"])
-        return cls(
-            kept_rollouts=index.count('{"entry":"rollout"'),
-            next_rollout={kind: number + 1 for kind, number in highest.items()},
-            next_evaluation=1 + max((line["update"] for line in updates if line["kind"] == "eval"), default=-1),
-        )
-
-
 class _LineFile:
     """A file of JSON lines that only grows, and never by half a line as long as the process lives."""
 
@@ -217,37 +192,14 @@ class _LineFile:
 
     def _end_at_whole_line(self) -> None:
         """Drop what a killed process left of its last line."""
-        size = os.fstat(self._descriptor).st_size
-        tail = os.pread(self._descriptor, min(size, 1 << 20), max(0, size - (1 << 20)))
-        if tail and not tail.endswith(b"\n"):
-            os.ftruncate(self._descriptor, size - len(tail) + tail.rfind(b"\n") + 1)
-
-
-def claim_folder(path: Path) -> Path:
-    """A folder a new run may write to: `path`, or the first of `path-2`, `path-3`, … that holds no other run.
-
-    A path that is a file is left alone too.
-    """
-    candidate, number = path, 1
-    while candidate.is_file() or (candidate / layout.MANIFEST).exists() or (candidate / layout.SEGMENTS).exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
-
-
-def resumable(path: Path, header: Header) -> Manifest | None:
-    """The manifest at `path` where it is of the same run (model, dataset and algorithm agree), else None."""
-    try:
-        manifest = Manifest.model_validate_json((path / layout.MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    same = ("algorithm", "dataset", "model_name")
-    return manifest if all(getattr(manifest.header, f) == getattr(header, f) for f in same) else None
-
-
-def end_attempt(attempts: list[Attempt], *, status: Any, ended: str) -> list[Attempt]:
-    """The attempts with the last one ended."""
-    return [*attempts[:-1], attempts[-1].model_copy(update={"status": status, "ended": ended})]
+        end = os.fstat(self._descriptor).st_size
+        while end:
+            start = max(0, end - (1 << 20))
+            newline = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            end = start if newline < 0 else start + newline + 1
+            if newline >= 0:
+                break
+        os.ftruncate(self._descriptor, end)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,83 @@
+"""Small GRPO runs for tests: a real trainer on a very small model, and one that keeps what it computes itself."""
+
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from unipo_hooks.examples.trl_grpo import SUMS, digit_tokenizer, exact, small_llama
+
+TOKENIZER = digit_tokenizer()
+DATASET = Dataset.from_dict({"prompt": [f"{a}+{b}=" for a, b in SUMS], "answer": [str(a + b) for a, b in SUMS]})
+
+
+def length(completions, **_):
+    """A second reward, so that every group has a spread."""
+    return [0.1 * len(completion) for completion in completions]
+
+
+class WatchedTrainer(GRPOTrainer):
+    """A real GRPOTrainer that also keeps what it computes, by means of its own: overridden methods of the class."""
+
+    def __init__(self, *args, **kwargs):
+        self.generated, self.losses, self._last = [], [], None
+        super().__init__(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        self.generated.append({k: v.clone() for k, v in batch.items() if isinstance(v, torch.Tensor)})
+        return batch
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        self._last = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        return self._last
+
+    def _compute_loss(self, model, inputs):
+        loss = super()._compute_loss(model, inputs)
+        self.losses.append(
+            {
+                "step": self.state.global_step,
+                "ids": inputs["completion_ids"].clone(),
+                "mask": inputs["completion_mask"].clone(),
+                "advantages": inputs["advantages"].clone(),
+                "log_probs": self._last[0].detach().clone(),
+                "entropies": self._last[1].detach().clone(),
+                "loss": loss.item(),
+                "train": self.model.training,
+            }
+        )
+        return loss
+
+
+def trainer_for(saved_model, tmp_path, *, callbacks=(), cls=WatchedTrainer, rewards=(exact, length), **settings):
+    model = small_llama(TOKENIZER).from_pretrained(saved_model)
+    defaults = {
+        "output_dir": str(tmp_path / "out"),
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 5,
+        "max_steps": 4,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "disable_tqdm": True,
+        "seed": 0,
+    }
+    return cls(
+        model,
+        reward_funcs=list(rewards),
+        args=GRPOConfig(**defaults | settings),
+        train_dataset=DATASET,
+        processing_class=TOKENIZER,
+        callbacks=list(callbacks),
+    )
+
+
+def weights(saved_model, tmp_path, callbacks):
+    torch.manual_seed(3)
+    trainer = trainer_for(saved_model, tmp_path, callbacks=callbacks, cls=GRPOTrainer, num_iterations=2, beta=0.01)
+    trainer.train()
+    return {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
