@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import resource
@@ -20,7 +21,9 @@ from bundle.builder import Builder, attempt, response, simple, token
 from typer.testing import CliRunner, Result
 
 from unipo_hooks import cli, server
+from unipo_hooks.bundle import check_files
 from unipo_hooks.cli import summary, terminal
+from unipo_hooks.cli.demo import place
 from unipo_hooks.errors import ExportError
 from unipo_hooks.export import html
 
@@ -96,7 +99,9 @@ def test_info_as_json(folder: Path) -> None:
     assert facts["tokens"] == {"rollout": 8, "update": 8}
     size = sum(path.stat().st_size for path in (folder / "segments").iterdir())
     assert (facts["segment_bytes"], facts["bytes_per_token"]) == (size, size / 8)
-    assert facts["reward"] == {"first": 0.5, "last": 0.5}
+    assert facts["reward"] == {"first_tenth": 0.5, "last_tenth": 0.5}
+    assert (facts["responses_without_reward"], facts["damaged"]) == (0, [])
+    assert "÷ captured tokens" in facts["bytes_per_token_means"]
     assert facts["status"] == "finished" and facts["ranks"] == 1
     assert facts["trainer"] == {"library": "trl", "version": "1.16.0", "trainer_class": "GRPOTrainer"}
 
@@ -104,10 +109,15 @@ def test_info_as_json(folder: Path) -> None:
 def test_info_for_people(tmp_path: Path) -> None:
     built = simple(tmp_path / "run")
     built.manifest.update(
-        header={"algorithm": "grpo", "task": "digits", "hparams": {"clip_eps": 0.2, "secret": 7}, "totalSteps": 1200},
+        header={
+            "algorithm": "grpo",
+            "task": "digits",
+            "hparams": {"clip_eps": 0.2, "loss_type": "GRPO", "secret": 7},
+            "totalSteps": 1200,
+        },
         status="running",
         attempts=[attempt(0, status="interrupted"), attempt(1, first_update=3, status="running")],
-        policy={"every": 2, "max_groups": None, "max_bytes": 1_000_000_000, "seed": 0},
+        policy={"every": 2, "max_groups": None, "max_bytes": 1 << 30, "seed": 0},
         lost={"rollouts": 1, "updates": 2, "tokens": 0, "bytes": 3_000_000, "reason": "the queue was full"},
         cost={"hook_seconds": 0.006, "writer_cpu_seconds": 1.25, "segment_bytes": 1},
         notes=["entropies are not there: the trainer did not compute them"],
@@ -116,20 +126,53 @@ def test_info_for_people(tmp_path: Path) -> None:
     for line in (
         r"run +digits",
         r"trainer +trl 1\.16\.0, GRPOTrainer",
-        r"algorithm +grpo, clip_eps 0\.2",
+        r"algorithm +grpo, clip_eps 0\.2$",
         r"status +running, or killed, 3 of 1,200 updates so far",
         r"updates +3 captured of 3 seen",
+        r"rollouts +2 captured, with 4 groups and 6 responses$",
         r"tokens +8 sampled, 8 over all updates",
-        r"size +\S+ kB, \S+ bytes a token \(",
+        r"size +\S+ kB, \S+ bytes a token$",
         r"attempts +2 \(from update 0: interrupted, from update 3: running\)",
-        r"sampling +every 2, max_bytes 1\.0 GB",
+        r"sampling +every 2, max_bytes 1 GiB$",
         r"lost +1 rollout, 2 updates, 3\.0 MB of records: the queue was full",
         r"cost +2\.00 ms an update in the hooks, 1\.2 s of CPU",
-        r"reward +0\.500 at first, 0\.500 at last",
+        r"reward +mean 0\.500 in the first update, 0\.500 in the last$",
         r"note +entropies are not there",
     ):
         assert re.search(rf"^{line}", text, re.MULTILINE), f"{line}\n{text}"
     assert "secret" not in text
+    assert not re.search(r" $", text, re.MULTILINE)
+
+
+def test_the_reward_is_that_of_the_first_and_last_tenth(tmp_path: Path) -> None:
+    built = Builder(tmp_path / "run")
+    rows = [response(row, [token(1)], reward=[1.0, math.nan][row % 2]) for row in range(4)]
+    built.rollout(0, rows)
+    for update in range(20):
+        built.metrics(update, {"reward": [float(update % 2 + update // 10), 1.0, 0.0]})
+    text = call("info", built.write()).stdout
+    assert re.search(r"^reward +mean 0\.500 in the first tenth of the run, 1\.500 in the last$", text, re.MULTILINE)
+    assert re.search(r"^reward +2 of 4 responses have no reward$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "pipe"])
+def test_info_shows_damage(folder: Path, how: str) -> None:
+    name = "segments/r0-000000.responses.parquet"
+    whole = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if how == "pipe":
+        os.mkfifo(folder / name)
+    elif how != "missing":
+        (folder / name).write_bytes(whole[: -20 if how == "truncated" else 0])
+    if how == "pipe":  # whatever it is, `damaged` is found without opening it
+        assert check_files.damaged_segments(folder, 1) == [name]
+        return
+    result = call("info", folder)
+    assert result.exit_code == 0
+    line = f"1 segment file (first: {name}); run unipo-hooks validate {folder}"
+    assert re.search(rf"^damaged +{re.escape(line)}$", result.stdout, re.MULTILINE)
+    facts = json.loads(call("info", folder, "--json").stdout)
+    assert (facts["damaged"], facts["responses_without_reward"]) == ([name], None)
 
 
 def test_info_on_a_run_that_has_just_begun(tmp_path: Path) -> None:
@@ -200,7 +243,7 @@ def test_exports_go_beside_the_bundle(folder: Path) -> None:
     "order", [("{run}", "--html", "{out}"), ("--html", "{run}", "{out}"), ("{run}", "{out}", "--html")]
 )
 def test_an_export_goes_where_it_is_told(folder: Path, tmp_path: Path, order: tuple[str, ...]) -> None:
-    out = tmp_path / "deep" / "er" / "to share"
+    out = tmp_path / "deep" / "er" / "to share.html"
     assert call("export", *(part.format(run=folder, out=out) for part in order)).exit_code == 0
     assert out.is_file() and not folder.with_name("run.html").exists()
 
@@ -228,6 +271,12 @@ def test_a_missing_file_is_a_note(folder: Path) -> None:
     result = call("export", folder, "--html")
     assert result.exit_code == 0
     assert "goes without segments/r0-000001.update_tokens.parquet: missing" in result.stderr
+    (folder / "segments" / "r0-000001.update_tokens.parquet").write_bytes(b"")
+    (folder / "segments" / "r0-000000.update_tokens.parquet").write_bytes(b"PAR1")
+    result = call("export", folder, "--html")
+    assert result.exit_code == 0
+    expected = "cannot show segments/r0-000000.update_tokens.parquet and 1 more: truncated or damaged; run `unipo-hooks"
+    assert expected in result.stderr
 
 
 def test_a_page_too_large_for_an_e_mail_is_a_note(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,12 +300,17 @@ def test_work_that_takes_long_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> No
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [("view",), ("info",), ("export", "--html"), ("export", "--canonical")])
+@pytest.mark.parametrize(
+    "command", [("view",), ("info",), ("validate",), ("export", "--html"), ("export", "--canonical")]
+)
 def test_no_bundle_is_one_clear_line(folder: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
     assert "does not exist" in fails(*command, tmp_path / "nowhere")
     assert "is a file" in fails(*command, folder / "manifest.json")
     (tmp_path / "empty").mkdir()
     assert "not a bundle" in fails(*command, tmp_path / "empty")
+    assert "holds 1 bundle: run; open it" in fails(*command, tmp_path)
+    if command == ("validate",):  # it goes on to name faults
+        return
     future = Builder(tmp_path / "future", version="2.0").write()
     assert "update it" in fails(*command, future)
     (future / "manifest.json").write_text("{")
@@ -273,8 +327,13 @@ def test_a_damaged_bundle_is_one_clear_line(folder: Path) -> None:
 
 def test_exports_that_make_no_sense(folder: Path, tmp_path: Path) -> None:
     assert "--html, --canonical or both" in fails("export", folder)
-    assert "ending in .html or .json" in fails("export", folder, "--html", "--canonical", "x.txt")
-    assert "at most one file" in fails("export", folder, "--html", "a.html", "b.html")
+    assert fails("export", folder, "--html", "--canonical", "x.txt") == "x.txt: name a file that ends in .html or .json"
+    assert fails("export", folder, "--html", "x.json") == "x.json: name a file that ends in .html"
+    assert fails("export", folder, "--canonical", "x") == "x: name a file that ends in .json"
+    assert fails("export", folder, "--html", "a.html", "b.html").startswith("b.html: a.html was given already")
+    assert "is inside the bundle" in fails("export", folder, "--canonical", folder / "manifest.json")
+    assert "is inside the bundle" in fails("export", folder, "--html", "--canonical", folder / "x.html")
+    assert not folder.with_name("run.canonical.json").exists()
     assert "is a folder" in fails("export", folder, "--html", tmp_path)
 
 
@@ -374,13 +433,14 @@ def test_view_serves_until_ctrl_c_and_ends_quietly(folder: Path, tmp_path: Path)
         line = serving.stdout.readline()
         url = re.search(r"http://\S+", line)
         assert url, line + serving.stderr.read()
-        assert urllib.request.urlopen(url[0], timeout=30).read() == PAGE
+        page = urllib.request.urlopen(url[0], timeout=30).read()
         with (folder / "index.r0.jsonl").open("a") as index:
             index.write("{}\n")
         assert urllib.request.urlopen(url[0] + "index.r0.jsonl", timeout=30).read().endswith(b"{}\n")
         serving.send_signal(signal.SIGINT)
         assert serving.wait(30) == 0
         assert serving.stderr.read() == ""
+    assert page == PAGE.replace(b"<title>", "<title>run · ".encode())
 
 
 # --- demo ------------------------------------------------------------------------------------------------------------
@@ -415,7 +475,7 @@ def test_the_demo_shows_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert re.search(r"reward by tenth of the run +\.00 \.10 \.20 \.30 \.40 \.50 \.60 \.70 \.80 \.90", text), text
     assert re.search(r"updates captured +20 of 20", text)
     assert re.search(r"tokens +40", text)
-    assert re.search(r"bytes a token", text)
+    assert re.search(r"^size +\S+ kB, \S+ bytes a token$", text, re.MULTILINE)
     assert f"unipo-hooks view {bundle}" in text
 
 
@@ -424,6 +484,38 @@ def test_a_demo_beside_an_older_one_is_found(tmp_path: Path, monkeypatch: pytest
     text = call("demo", tmp_path / "demo").stdout
     assert f"bundle  {tmp_path / 'demo-3'}\n" in text
     assert (tmp_path / "demo-3.html").is_file()
+
+
+def test_a_demo_that_cannot_write_fails_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, lambda path: pytest.fail("it trained"))
+    (tmp_path / "file").write_text("")
+    assert fails("demo", tmp_path / "file" / "demo") == f"cannot write to {tmp_path / 'file' / 'demo'}: Not a directory"
+
+
+def test_the_look_beforehand_leaves_nothing(tmp_path: Path) -> None:
+    assert place(tmp_path / "a" / "b" / "demo") == tmp_path / "a" / "b" / "demo"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    assert place(tmp_path / "there") == tmp_path / "there"
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    simple(tmp_path / "there").write()
+    assert place(tmp_path / "there") == tmp_path / "there-2"
+    assert not (tmp_path / "there-2").exists()
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_ctrl_c_says_where_the_demo_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured: bool) -> None:
+    def main(path: str) -> Path:
+        if captured:
+            made(Path(path))
+        raise KeyboardInterrupt
+
+    stand_in(monkeypatch, main)
+    result = call("demo", tmp_path / "demo")
+    assert result.exit_code == 130
+    (line,) = result.stderr.split("\n")[1:-1]
+    assert (f"unipo-hooks view {tmp_path / 'demo'}" in line) is captured
+    assert captured or "before anything was captured" in line
 
 
 def made(path: Path) -> Path:

@@ -176,6 +176,28 @@ def test_responses_of_two_ranks_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_passes_over_one_response_are_told_apart(tmp_path: Path) -> None:
+    built = Builder(tmp_path / "run")
+    rows = [response(row, [token(row)]) for row in range(2)]
+    built.rollout(0, rows).update(0, [(0, rows[0]), (0, rows[1]), (0, rows[0])], micro_batches=3)
+    run, _ = exported(built.write(), tmp_path / "run.json")
+    (prompt,) = run["entries"][0]["prompts"]
+    found = {r["id"]: r["tokens"]["log_probs"] for r in prompt["responses"]}
+    assert found == {
+        "rollout0-rank0-row0-pass1": [pytest.approx(log_prob(0, 0, 0), rel=1e-6)],
+        "rollout0-rank0-row0-pass2": [pytest.approx(log_prob(0, 0, 0) - 0.5, rel=1e-6)],
+        "rollout0-rank0-row1": [pytest.approx(log_prob(0, 1, 0) - 0.25, rel=1e-6)],
+    }
+
+
+def test_the_bundle_is_not_written_over(tmp_path: Path) -> None:
+    bundle = run_of(tmp_path / "run", 1)
+    before = (bundle / "manifest.json").read_bytes()
+    with pytest.raises(ExportError, match="is inside the bundle"):
+        export_canonical(bundle, bundle / "manifest.json")
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
 def test_an_update_without_a_metrics_line_has_an_entry(tmp_path: Path) -> None:
     bundle = simple(tmp_path / "run").write()
     (bundle / "metrics.r0.jsonl").unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bundle.builder import Builder, response, simple, token
 
-from unipo_hooks import export
+from unipo_hooks import export, open_bundle
 from unipo_hooks.errors import BundleError, ExportError
 from unipo_hooks.export import bundle_file, html, is_bundle_file, viewer_page
 from unipo_hooks.export.html import contents, export_html, size_note
@@ -148,6 +148,28 @@ def test_a_missing_file_is_named_and_the_rest_exported(folder: Path, tmp_path: P
     assert Page(export_html(folder, tmp_path / "run.html")).files == on_disk(folder)
 
 
+@pytest.mark.parametrize("data", [b"", b"PAR1", None])
+def test_a_damaged_file_is_named_and_exported(folder: Path, tmp_path: Path, data: bytes | None) -> None:
+    name = "segments/r0-000001.update_tokens.parquet"
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20] if data is None else data)
+    holds = contents(folder)
+    assert (holds.missing, holds.damaged) == ([], [name])
+    assert Page(export_html(folder, tmp_path / "run.html")).files.keys() >= set(on_disk(folder)) - {name}
+
+
+def test_no_file_of_a_bundle_is_written_over(folder: Path, tmp_path: Path) -> None:
+    before = on_disk(folder)
+    (tmp_path / "link").symlink_to(folder)
+    for place in (folder, tmp_path / "link", tmp_path / "link" / "..", folder / "segments"):
+        name = "run" if place.name == ".." else "manifest.json"
+        with pytest.raises(ExportError, match="is inside the bundle"):
+            export_html(folder, place / name)
+    other = simple(tmp_path / "other").write()
+    with pytest.raises(ExportError, match="belongs to another bundle"):
+        export_html(folder, other / "manifest.json")
+    assert on_disk(folder) == before
+
+
 def test_a_link_out_of_the_bundle_is_not_followed(folder: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret\n")
@@ -166,7 +188,7 @@ def test_a_link_out_of_the_bundle_is_not_followed(folder: Path, tmp_path: Path) 
     [
         "not json",
         "[1, 2]",
-        "{}",
+        "",
         '{"entry": "update"}',
         '{"entry": "update", "segment": "../../secret", "responses": [0, 1], "tokens": [0, 1]}',
         '{"entry": "update", "segment": "r0-000000", "responses": 3, "tokens": [0, 1]}',
@@ -174,9 +196,15 @@ def test_a_link_out_of_the_bundle_is_not_followed(folder: Path, tmp_path: Path) 
     ],
 )
 def test_a_damaged_index_is_named_by_file_and_line(folder: Path, tmp_path: Path, line: str) -> None:
-    (folder / "index.r0.jsonl").write_text(f"\n{line}\n")
-    with pytest.raises(BundleError, match=r"^index\.r0\.jsonl:2: "):
+    index = folder / "index.r0.jsonl"
+    first, *rest = index.read_text().splitlines()
+    index.write_text("\n".join([first, line, *rest]) + "\n")
+    with pytest.raises(BundleError) as caught:
         export_html(folder, tmp_path / "run.html")
+    assert str(caught.value).startswith(f"{index}:2: ")
+    with pytest.raises(BundleError) as read:
+        open_bundle(folder).updates()
+    assert str(read.value) == str(caught.value)
     assert not (tmp_path / "run.html").exists()
 
 
@@ -231,7 +259,8 @@ def test_only_files_are_written_over(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
-    out = folder / "manifest.json" / "deeper" / "run.html"
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "deeper" / "run.html"
     with pytest.raises(ExportError, match=r"^cannot write .*run\.html: ") as caught:
         export_html(folder, out)
     assert "\n" not in str(caught.value)

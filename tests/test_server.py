@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ from unipo_hooks.errors import ExportError
 from unipo_hooks.server import BundleServer, ssh_line
 
 PAGE = b"<!doctype html><title>unipo-hooks</title><!--unipo-bundle-->"
+TITLED = PAGE.replace(b"<title>", "<title>run · ".encode())
 SEGMENT = "segments/r0-000000.responses.parquet"
 
 
@@ -59,13 +63,34 @@ def ask(serving: BundleServer, path: str, method: str = "GET", **headers: str) -
 @pytest.mark.parametrize("path", ["/", "/index.html", "/?update=3", "/index.html?a=b"])
 def test_the_viewer_is_at_the_root(serving: BundleServer, path: str) -> None:
     answer = ask(serving, path)
-    assert (answer.status, answer.body) == (200, PAGE)
+    assert (answer.status, answer.body) == (200, TITLED)
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+def test_the_title_is_the_bundles_name_and_never_markup(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "viewer_page", lambda: PAGE)
+    nasty = folder.rename(folder.with_name("<b> & co"))
+    with BundleServer(nasty, 0) as running:
+        expected = "<title>&lt;b&gt; &amp; co · unipo-hooks</title>"
+        assert running.page == PAGE.replace(b"<title>unipo-hooks</title>", expected.encode())
+
+
+def test_the_title_changes_no_script(folder: Path) -> None:
+    try:
+        built = server.viewer_page()
+    except ExportError:
+        pytest.skip("the viewer is not built")
+    with BundleServer(folder, 0) as running:
+        hashes = re.findall(rb"'sha256-([A-Za-z0-9+/=]+)'", running.page)
+        scripts = re.findall(rb"<script[^>]*>(.*?)</script>", running.page, re.DOTALL)
+        assert hashes and scripts == re.findall(rb"<script[^>]*>(.*?)</script>", built, re.DOTALL)
+        assert b"<title>run \xc2\xb7 unipo-hooks</title>" in running.page
+        assert base64.b64encode(hashlib.sha256(scripts[0]).digest()) in hashes
 
 
 def test_the_bundles_own_page_is_not_served(serving: BundleServer, folder: Path) -> None:
     (folder / "index.html").write_text("<script>alert(1)</script>")
-    assert ask(serving, "/index.html").body == PAGE
+    assert ask(serving, "/index.html").body == TITLED
 
 
 @pytest.mark.parametrize(

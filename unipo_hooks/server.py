@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from unipo_hooks.export import bundle_file, viewer_page
+from unipo_hooks.export import bundle_file, titled, viewer_page
 
 HOST = "127.0.0.1"
 PORT = 8765
@@ -41,7 +41,7 @@ class BundleServer(ThreadingHTTPServer):
     def __init__(self, bundle: Path, port: int = PORT) -> None:
         """Bind to `port`, or to a free one where it is taken. Raises ExportError where the viewer was never built."""
         self.bundle = bundle.resolve()
-        self.page = viewer_page()
+        self.page = titled(viewer_page(), self.bundle)
         self.page_tag = f'"{hashlib.sha256(self.page).hexdigest()[:32]}"'
         try:
             super().__init__((HOST, port), _Handler)

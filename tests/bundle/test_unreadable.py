@@ -29,6 +29,15 @@ def test_a_file_is_not_a_bundle(tmp_path: Path):
     assert message(file).startswith(f"{file} is a file; give the folder")
 
 
+def test_a_file_of_a_bundle_leads_to_it(tmp_path: Path):
+    path = simple(tmp_path / "run").write()
+    for name in ("manifest.json", "segments/r0-000000.responses.parquet"):
+        assert message(path / name) == f"{path / name} is a file; give the folder it is in: {path}"
+    page = path.with_name("run.html")
+    page.write_text("")
+    assert message(page) == f"{page} is a file; open it in a browser"
+
+
 def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path):
     assert message(tmp_path).startswith(f"{tmp_path} is not a bundle: it has no manifest.json; give the folder")
 

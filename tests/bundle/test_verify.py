@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import random
@@ -14,6 +15,7 @@ from bundle.builder import Builder, attempt, response, simple, token, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unipo_hooks.bundle import check_segments
 from unipo_hooks.bundle.reader import open_bundle
 from unipo_hooks.bundle.verify import Fault, verify
 from unipo_hooks.errors import BundleError
@@ -56,16 +58,24 @@ def test_a_fault_reads_as_file_line_and_message():
 
 
 def test_a_path_that_does_not_exist_is_one_fault(tmp_path: Path):
-    assert said(tmp_path / "gone") == [f"{tmp_path / 'gone'}: does not exist"]
+    advice = "give the folder that a run was captured to"
+    assert said(tmp_path / "gone") == [f"{tmp_path / 'gone'}: does not exist; {advice}"]
 
 
 def test_a_file_is_one_fault(tmp_path: Path):
     (tmp_path / "x").write_text("")
-    assert said(tmp_path / "x") == [f"{tmp_path / 'x'}: is a file, not a folder"]
+    assert said(tmp_path / "x") == [f"{tmp_path / 'x'}: is a file; give the folder that a run was captured to"]
 
 
 def test_an_empty_folder_is_one_fault(tmp_path: Path):
-    assert said(tmp_path) == ["manifest.json: is missing: without it this folder is not a bundle"]
+    (found,) = said(tmp_path)
+    assert found.startswith(f"{tmp_path}: is not a bundle: it has no manifest.json; give the folder")
+
+
+def test_a_folder_of_bundles_names_them(tmp_path: Path):
+    simple(tmp_path / "a").write()
+    simple(tmp_path / "b").write()
+    assert said(tmp_path) == [f"{tmp_path}: holds 2 bundles: a, b; open one of them"]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +180,40 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path):
     (path / METRICS).unlink()
     (path / METRICS).mkdir()
     assert said(path) == [f"{METRICS}: cannot be read: Is a directory"]
+
+
+@pytest.mark.parametrize("name", [INDEX, METRICS, "manifest.json"])
+def test_a_file_that_cannot_be_read_is_its_own_fault_and_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    path, read = simple(tmp_path).write(), Path.read_bytes
+
+    def refusing(file: Path) -> bytes:
+        if file.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    assert said(path) == [f"{name}: cannot be read: Permission denied"]
+
+
+def test_a_damaged_index_line_says_nothing_of_the_segments_left_over(tmp_path: Path):
+    path = simple(tmp_path).write()
+    (path / INDEX).write_text("not json\n")
+    assert said(path) == [f"{INDEX}:1: not JSON: Expecting value (column 1)"]
+
+
+def test_a_segment_file_that_may_not_be_read_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, opened = simple(tmp_path).write(), check_segments.pq.ParquetFile
+    name = "segments/r0-000001.update_tokens.parquet"
+
+    def refusing(file: Path) -> object:
+        if file == path / name:
+            raise PermissionError(errno.EACCES, f"Failed to open local file '{file}'. Detail: [errno 13]")
+        return opened(file)
+
+    monkeypatch.setattr(check_segments.pq, "ParquetFile", refusing)
+    assert said(path) == [f"{name}: cannot be read: Permission denied"]
 
 
 def test_a_negative_count_is_named(tmp_path: Path):

@@ -78,7 +78,7 @@ def text_of(place: Locator) -> str:
 
 def assert_shows(shown: str, value: float) -> None:
     """`shown` is `value`, rounded to the digits that are shown; NaN is shown in words or as a dash."""
-    text = shown.strip().replace("−", "-").removesuffix("nat").strip()
+    text = shown.strip().replace("−", "-").removesuffix("nats").strip()
     if math.isnan(value):
         assert text in ("not computed", "–"), f"{shown!r} is shown for NaN"
         return

@@ -73,7 +73,7 @@ def test_colour_follows_the_value(new_page: OpenPage, bundle: Path) -> None:
     tokens["log_ratio"] = tokens["log_probs"] - tokens["old_log_probs"]
     page = new_page()
     with served(bundle) as url:
-        page.goto(f"{url}#ch=log_ratio")
+        page.goto(f"{url}#u=2&ch=log_ratio")
         ready(page)
         rows = page.locator("[data-testid=response]").evaluate_all(
             "rows => rows.map(r => Number(r.dataset.row.slice(2)))"
@@ -102,7 +102,7 @@ def test_the_keyboard_moves_the_pinned_token_and_the_update(new_page: OpenPage, 
             )
             assert pinned.count() == 1
             assert f"r={keys[row]}&t={token}" in page.evaluate("location.hash")
-            assert f"token {token} of 6" in text_of(page.locator("[data-testid=token-card]"))
+            assert f"token {token + 1} of 6" in text_of(page.locator("[data-testid=token-card]"))
 
         expect_pinned(0, 0)
         for key, row, token in (
@@ -119,6 +119,8 @@ def test_the_keyboard_moves_the_pinned_token_and_the_update(new_page: OpenPage, 
         expect(pinned).to_have_count(0)
         page.mouse.move(5, 5)
         expect(page.locator("[data-testid=token-card]")).to_have_count(0)
+        open_update(page, 2)
+        page.locator("body").press("Escape")
         for key, number in (("[", 1), ("[", 0), ("[", 0), ("]", 1)):
             page.keyboard.press(key)
             expect(page.locator("[data-testid=update-box]")).to_have_value(str(number))
@@ -162,6 +164,7 @@ def test_nothing_stands_in_the_way_of_assistive_technology(new_page: OpenPage, b
         page.goto(url)
         ready(page)
         page.locator(".tok").nth(2).click()
+        page.click("[data-testid=glossary] summary")
         page.focus("[data-metric=reward] button")
         page.evaluate(axe)
         found = page.evaluate(

@@ -115,5 +115,6 @@ def test_a_lost_connection_is_said_and_what_was_read_stays(new_page: OpenPage, s
     with view(silent) as url:
         page.goto(url)
         ready(page)
-    expect(page.locator(".banner")).to_contain_text("Connection lost, retrying")
+    expect(page.locator(".banner")).to_contain_text("Connection lost, retrying. Is unipo-hooks view still running?")
+    expect(page.locator("[data-testid=status]")).to_have_text("not connected")
     assert page.locator(".tok").count() > 0

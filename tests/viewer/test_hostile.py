@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 from viewer.conftest import OpenPage
 from viewer.pages import ready, served, written
 
@@ -125,7 +126,7 @@ def test_a_huge_token_says_how_long_it_is_and_does_not_widen_the_page(new_page: 
         page.goto(url)
         ready(page)
         more = page.locator(".toks[data-pass='0.0'] .more")
-        assert more.count() == 1
+        expect(more).to_have_count(1)
         assert more.get_attribute("data-c") == "… 100,000 characters"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate(

@@ -8,7 +8,7 @@ import pytest
 import records
 from playwright.sync_api import Page, expect
 from viewer.conftest import OpenPage
-from viewer.pages import BUILT, ready, text_of, written
+from viewer.pages import BUILT, open_update, ready, text_of, written
 
 from unipo_hooks.export.html import export_html
 from unipo_hooks.recorder import Recorder
@@ -30,7 +30,7 @@ def test_the_exported_page_opens_from_a_file_and_asks_for_nothing(
     page.goto(exported.as_uri())
     ready(page)
     assert page.inner_text("[data-testid=status]") == "finished"
-    assert page.input_value("[data-testid=update-box]") == "29"
+    open_update(page, 29)
     assert page.locator("[data-testid=response]").count() == 8
     page.locator(".tok").first.hover()
     expect(page.locator("[data-testid=token-card]")).to_contain_text("Log-prob")
@@ -99,7 +99,7 @@ def test_it_works_in_a_sandboxed_frame(new_page: OpenPage, tmp_path: Path) -> No
     frame.locator(".tok[class*=' ']").first.wait_for()
     frame.locator(".tok").first.click()
     expect(frame.locator(".tok[data-selected]")).to_have_count(1)
-    expect(frame.locator("[data-testid=token-card]")).to_contain_text("token 0 of")
+    expect(frame.locator("[data-testid=token-card]")).to_contain_text("token 1 of")
     frame.locator("[data-testid=previous-update]").click()
     expect(frame.locator("[data-testid=update-box]")).to_have_value("0")
     before = frame.locator("html").get_attribute("data-theme")

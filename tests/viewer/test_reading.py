@@ -21,15 +21,26 @@ from unipo_hooks.recorder import Recorder
 FLOATS = [name for name, channel in CHANNELS.items() if channel.dtype == "float32" and channel.level != "response"]
 
 
+def most_moved(path: Path) -> int:
+    """The captured update in which the policy had moved furthest: what a finished run opens on."""
+    captured = set(open_bundle(path).updates().column("update").to_pylist())
+    moved = {max(captured): 0.0}
+    for row in open_bundle(path).metrics().to_pylist():
+        if row["update"] in captured:
+            far = max(abs(1 - row["importance_sampling_ratio"]), row.get("clip_fraction") or 0.0)
+            moved[row["update"]] = max(far, moved.get(row["update"], 0.0))
+    return max(moved, key=lambda update: moved[update])
+
+
 def test_view_shows_the_update_the_prompt_and_every_response_of_the_group(new_page: OpenPage, trained: Path) -> None:
     bundle = open_bundle(trained)
     page = new_page()
     with view(trained) as url:
         page.goto(url)
         ready(page)
-        assert page.inner_text("[data-testid=run-name]") == "digit sums"
+        assert page.inner_text("[data-testid=run-name]") == "digits"
         assert page.inner_text("[data-testid=status]") == "finished"
-        assert page.input_value("[data-testid=update-box]") == "29"
+        assert page.input_value("[data-testid=update-box]") == str(most_moved(trained))
         for number, group in ((29, 3), (28, 0)):
             open_update(page, number)
             responses = bundle.responses(update=number).to_pandas()
@@ -70,7 +81,7 @@ def test_every_channel_of_a_token_is_the_number_that_python_reads(new_page: Open
                 for position, token in enumerate(mine.sort_values("position").to_dict("records")):
                     spans.nth(position).hover()
                     assert spans.nth(position).text_content() == token["strings"]
-                    assert f"token {position} of {len(mine)} · id {token['ids']}" in text_of(
+                    assert f"token {position + 1} of {len(mine)} · id {token['ids']}" in text_of(
                         page.locator("[data-testid=token-card]")
                     )
                     shown = card(page)
@@ -229,7 +240,7 @@ def test_a_response_that_an_update_trained_on_twice_shows_both_passes(
 
 def test_numbers_are_compared_at_the_precision_that_is_shown() -> None:
     assert_shows("−0.0312", -0.03123)
-    assert_shows("+4.7e−4 nat", 0.000474)
+    assert_shows("+4.7e−4 nats", 0.000474)
     assert_shows("not computed", math.nan)
     for shown, value in (("0", 1e-9), ("0.031", 0.0316), ("not computed", 0.0), ("1.00", 1.006)):
         with pytest.raises(AssertionError):

@@ -18,6 +18,7 @@ from unipo_hooks.bundle.files import (
     json_path,
     parse_line,
     problem,
+    reason,
     version_problem,
 )
 from unipo_hooks.bundle.tables import span_of
@@ -48,6 +49,8 @@ class LineChecks:
         self._report = report
         self.manifest: Manifest | None = None
         """The manifest, once `manifest_is_ours` has read it and found it sound."""
+        self.unclear: set[str] = set()
+        """Files of which a line, or all, could not be read: what they do not say proves nothing."""
 
     def manifest_is_ours(self) -> bool:
         """Check the manifest; whether the rest is in a format this version knows."""
@@ -127,7 +130,8 @@ class LineChecks:
         except FileNotFoundError:
             return
         except OSError as error:
-            return self._report.fault(name, None, f"cannot be read: {error.strerror or error}")
+            self.unclear.add(name)
+            return self._report.fault(name, None, f"cannot be read: {reason(error)}")
         for number, text in enumerate(lines, 1):
             try:
                 data = json.loads(text, parse_constant=_not_json)
@@ -140,6 +144,7 @@ class LineChecks:
                 else:
                     self._report.fault(name, number, f"entry {data.get('entry')!r} is not one of the format's")
             except (ValueError, RecursionError) as error:
+                self.unclear.add(name)
                 for message in _problems(error):
                     self._report.fault(name, number, message)
         if rest:
@@ -184,4 +189,4 @@ def _minor(version: str) -> int:
 def _problems(error: Exception) -> list[str]:
     if isinstance(error, ValidationError):
         return [f"{json_path(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False)]
-    return [f"cannot be read: {error.strerror}" if isinstance(error, OSError) else problem(error)]
+    return [f"cannot be read: {reason(error)}" if isinstance(error, OSError) else problem(error)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.check_lines import TABLES_OF, WrittenLine
 from unipo_hooks.bundle.faults import Report
-from unipo_hooks.bundle.files import one_line
+from unipo_hooks.bundle.files import one_line, reason
 from unipo_hooks.bundle.tables import COLUMNS, TEXT, span_of
 from unipo_hooks.schema import Manifest, RolloutLine, UpdateLine
 
@@ -71,6 +71,9 @@ class Segments:
             data = pq.ParquetFile(self._root / path).read()
         except FileNotFoundError:
             self._report.fault(path, None, f"is missing; {wanting[0].file}:{wanting[0].number} has rows in it")
+            return None
+        except PermissionError as error:
+            self._report.fault(path, None, f"cannot be read: {reason(error)}")
             return None
         except Exception as error:  # whatever the bytes make of the Parquet library
             self._report.fault(path, None, f"is truncated or not Parquet: {one_line(error)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,11 +51,7 @@ class Files:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise BundleError(f"cannot read {self.root / name}: {error.strerror or error}") from error
-
-    def bundles(self) -> list[str]:
-        """Names of the folders in this one that are bundles."""
-        return sorted(path.parent.name for path in self.root.glob(f"*/{layout.MANIFEST}"))
+            raise BundleError(f"cannot read {self.root / name}: {reason(error)}") from error
 
     def rows(
         self, segment: str, table: str, spans: Sequence[tuple[int, int]], columns: Mapping[str, pa.DataType]
@@ -87,6 +84,8 @@ class Files:
             return typed.unify_dictionaries().combine_chunks()
         except FileNotFoundError as error:
             raise BundleError(f"{path} is missing; {validate_hint(self.root)}") from error
+        except PermissionError as error:
+            raise BundleError(f"cannot read {path}: {reason(error)}") from error
         except (OSError, pa.ArrowException) as error:
             raise BundleError(
                 f"{path} is truncated or damaged ({one_line(error)}); {validate_hint(self.root)}"
@@ -155,6 +154,11 @@ def one_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def reason(error: OSError) -> str:
+    """What the system says, without the path; Arrow's errors carry the path and a number."""
+    return os.strerror(error.errno) if error.errno else one_line(error)
+
+
 def version_problem(manifest: Mapping[str, Any]) -> str | None:
     """Why this version cannot read a bundle with that manifest, or None where it can."""
     if manifest.get("format") != FORMAT:
@@ -179,31 +183,41 @@ def read_manifest(files: Files) -> Manifest:
             raise BundleError(f"{root} has {unreadable}")
         return Manifest.model_validate(data)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(_no_bundle(files)) from error
+        raise BundleError(f"{root} {no_bundle(root)}") from error
     except OSError as error:
-        raise BundleError(f"cannot read {root / layout.MANIFEST}: {error.strerror or error}") from error
+        raise BundleError(f"cannot read {root / layout.MANIFEST}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{root / layout.MANIFEST}: {problem(error)}; {validate_hint(root)}") from error
 
 
-def _no_bundle(files: Files) -> str:
-    root = files.root
+def no_bundle(root: Path) -> str:
+    """What to say after the name of `root`, which has no manifest: what it is, and what to give instead."""
+    advice = "give the folder that a run was captured to"
     if not root.exists():
-        return f"{root} does not exist; give the folder that a run was captured to"
+        return f"does not exist; {advice}"
     if not root.is_dir():
-        return f"{root} is a file; give the folder that a run was captured to"
-    names = files.bundles()
+        if root.suffix.lower() in (".html", ".htm"):
+            return "is a file; open it in a browser"
+        holders = (folder for folder in list(root.parents)[:2] if (folder / layout.MANIFEST).is_file())
+        holder = next(holders, None)
+        return f"is a file; {advice}" if holder is None else f"is a file; give the folder it is in: {holder}"
+    names = sorted(path.parent.name for path in root.glob(f"*/{layout.MANIFEST}"))
     if not names:
-        return f"{root} is not a bundle: it has no {layout.MANIFEST}; give the folder that a run was captured to"
+        return f"is not a bundle: it has no {layout.MANIFEST}; {advice}"
     if len(names) == 1:
-        return f"{root} holds 1 bundle: {names[0]}; open it"
+        return f"holds 1 bundle: {names[0]}; open it"
     shown = names if len(names) <= 10 else [*names[:10], "…"]
-    return f"{root} holds {len(names)} bundles: {', '.join(shown)}; open one of them"
+    return f"holds {len(names)} bundles: {', '.join(shown)}; open one of them"
 
 
 def validate_hint(root: Path) -> str:
     """What to do about a damaged bundle."""
-    return f"run `unipo-hooks validate {root}` to see all that is wrong"
+    return f"run `{validate_command(root)}` to see all that is wrong"
+
+
+def validate_command(root: Path | str) -> str:
+    """The command that names every fault of a bundle."""
+    return f"unipo-hooks validate {root}"
 
 
 def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

@@ -8,7 +8,6 @@
       segments/r0-000007.rollout_tokens.parquet     a row a kept token: what was fixed at the rollout
       segments/r0-000007.update_responses.parquet   a row a response and update
       segments/r0-000007.update_tokens.parquet      a row a kept token and update
-      index.html                                    the viewer, where `export` put it
 
 Index lines give the segment and the half-open row ranges `[start, end)` of an entry in that segment's files. Inside a
 range, rows of one response are contiguous and in token order, for rollout tokens and update tokens alike: they join by

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from unipo_hooks.cli.terminal import console, one_clear_line, progress, say, say_json, warn
+from unipo_hooks.cli.terminal import one_clear_line, progress, say, say_json, show, warn
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +23,9 @@ app = typer.Typer(
     epilog="Start with [bold]unipo-hooks demo[/bold], or [bold]unipo-hooks view runs/gsm8k[/bold] on a run of yours.",
 )
 
-BundlePath = Annotated[Path, typer.Argument(metavar="PATH", help="The bundle: the folder with manifest.json in it.")]
+# `readable=False` leaves it to the commands to say that something cannot be read, in the one line they say all else in.
+_BUNDLE_HELP = "The bundle: the folder with manifest.json in it."
+BundlePath = Annotated[Path, typer.Argument(metavar="PATH", readable=False, help=_BUNDLE_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
@@ -50,27 +52,35 @@ def _options(
 @app.command(epilog="Example: unipo-hooks demo runs/demo")
 @one_clear_line
 def demo(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where the bundle goes.")] = Path("runs/demo"),
+    path: Annotated[Path, typer.Argument(metavar="PATH", readable=False, help="Where the bundle goes.")] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Train a small model with GRPO on this CPU, under a minute, and keep every token of it.
 
     Writes the bundle PATH and, beside it, PATH.html: one page that opens offline. Needs TRL.
     """
     from unipo_hooks.bundle.reader import open_bundle
-    from unipo_hooks.cli.demo import train
+    from unipo_hooks.cli.demo import interrupted, place, train
     from unipo_hooks.cli.summary import demo_table
     from unipo_hooks.errors import ExportError
     from unipo_hooks.export.html import export_html
 
-    say("training a small model to add digits; about a minute")
-    bundle = train(path)
-    say(f"bundle  {bundle}")
+    bundle = place(path)
     try:
-        with progress("writing the page") as report:
-            say(f"page    {export_html(bundle, beside(bundle, '.html'), report)}")
-    except ExportError as error:  # a source install without Node has everything but the viewer
-        warn(f"no page: {error}")
-    console().print(demo_table(open_bundle(bundle)))
+        say("training a small model to add digits; about a minute")
+        bundle = train(path)
+        say(f"bundle  {bundle}")
+        try:
+            with progress("writing the page") as report:
+                say(f"page    {export_html(bundle, beside(bundle, '.html'), report)}")
+        except ExportError as error:  # a source install without Node has everything but the viewer
+            warn(f"no page: {error}")
+    except KeyboardInterrupt:
+        typer.echo(err=True)  # ends the line of a progress bar
+        warn(interrupted(bundle))
+        raise typer.Exit(130) from None
+    show(demo_table(open_bundle(bundle)))
     say("Next:")
     for command in (f"view {bundle}", f"info {bundle}", f"validate {bundle}", f"export {bundle} --canonical"):
         say(f"  unipo-hooks {command}")
@@ -110,7 +120,10 @@ def view(
 @app.command(epilog="Example: unipo-hooks info runs/gsm8k --json | jq .bytes_per_token")
 @one_clear_line
 def info(path: BundlePath, as_json: AsJson = False) -> None:
-    """Say what a bundle holds: the run, what was captured, what it cost, what was lost and why."""
+    """Say what a bundle holds: the run, what was captured, what it cost, what was lost and why.
+
+    Bytes a token: segment files ÷ captured tokens, each counted once for every update that trained on it.
+    """
     from unipo_hooks.bundle.reader import open_bundle
     from unipo_hooks.cli.summary import facts_table, summarise
 
@@ -118,7 +131,7 @@ def info(path: BundlePath, as_json: AsJson = False) -> None:
     if as_json:
         say_json(facts)
     else:
-        console().print(facts_table(facts))
+        show(facts_table(facts))
 
 
 @app.command(epilog="Example: unipo-hooks validate runs/gsm8k")
@@ -128,8 +141,15 @@ def validate(path: BundlePath, as_json: AsJson = False) -> None:
 
     Notes are what a running or killed run leaves behind; they are no faults.
     """
-    from unipo_hooks.bundle.verify import verify
+    from unipo_hooks.bundle.files import no_bundle, reason
+    from unipo_hooks.bundle.verify import has_traces, verify
+    from unipo_hooks.errors import BundleError
 
+    try:
+        if not as_json and not has_traces(path):
+            raise BundleError(f"{path} {no_bundle(path)}")
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {reason(error)}") from error
     found = verify(path)
     faults = sum(fault.severity == "fault" for fault in found)
     if as_json:
@@ -153,20 +173,26 @@ def validate(path: BundlePath, as_json: AsJson = False) -> None:
 def export(
     path: BundlePath,
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE", help="Where to write; beside the bundle if not given.")
+        list[Path] | None,
+        typer.Argument(metavar="FILE", readable=False, help="Where to write; beside the bundle if not given."),
     ] = None,
     html: Annotated[bool, typer.Option("--html", help="One page that opens offline: the viewer and the data.")] = False,
     canonical: Annotated[bool, typer.Option("--canonical", help="UNIPO's canonical run, as JSON.")] = False,
 ) -> None:
     """Write a bundle as one file: a page to share (--html), or JSON for other tools (--canonical)."""
+    from unipo_hooks.bundle.files import validate_hint
+    from unipo_hooks.bundle.reader import open_bundle
     from unipo_hooks.export.canonical import export_canonical
     from unipo_hooks.export.html import contents, export_html, size_note
 
+    open_bundle(path)  # a path that holds no bundle is told before anything about the files
     page, run = _targets(path, files or [], html=html, canonical=canonical)
     if page:
-        if missing := contents(path).missing:
-            more = f" and {len(missing) - 1} more" if missing[1:] else ""
-            warn(f"the page goes without {missing[0]}{more}: missing (see unipo-hooks validate)")
+        holds = contents(path)
+        if holds.missing:
+            warn(f"the page goes without {_first(holds.missing)}: missing or not readable; {validate_hint(path)}")
+        if holds.damaged:
+            warn(f"the page cannot show {_first(holds.damaged)}: truncated or damaged; {validate_hint(path)}")
         with progress("writing the page") as report:
             export_html(path, page, report)
         say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
@@ -189,21 +215,32 @@ def beside(bundle: Path, suffix: str) -> Path:
 def _targets(bundle: Path, files: list[Path], *, html: bool, canonical: bool) -> tuple[Path | None, Path | None]:
     """Where the page and the canonical run go; None for what was not asked for."""
     from unipo_hooks.errors import ExportError
+    from unipo_hooks.export import refuse_own_files
 
     wanted = {".html": html, ".json": canonical}
     if not any(wanted.values()):
         raise ExportError("say what to write: --html, --canonical or both")
     given: dict[str, Path] = {}
     for file in files:
-        only = [suffix for suffix, asked in wanted.items() if asked]
-        suffix = only[0] if len(only) == 1 else file.suffix.lower()
-        if suffix not in wanted or suffix in given:
-            raise ExportError(f"{file}: name at most one file for each kind, ending in .html or .json")
+        if file.is_dir():
+            raise ExportError(f"{file} is a folder: give one bundle, and files to write (.html or .json)")
+        suffix = file.suffix.lower()
+        if not wanted.get(suffix):
+            fitting = " or ".join(suffix for suffix, asked in wanted.items() if asked)
+            raise ExportError(f"{file}: name a file that ends in {fitting}")
+        if suffix in given:
+            raise ExportError(f"{file}: {given[suffix]} was given already; name at most one file for each kind")
         given[suffix] = file
-    return (
-        given.get(".html", beside(bundle, ".html")) if html else None,
-        given.get(".json", beside(bundle, ".canonical.json")) if canonical else None,
-    )
+    page = given.get(".html", beside(bundle, ".html")) if html else None
+    run = given.get(".json", beside(bundle, ".canonical.json")) if canonical else None
+    for target in filter(None, (page, run)):  # before the first is written
+        refuse_own_files(bundle, target)
+    return page, run
+
+
+def _first(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if names[1:] else "")
 
 
 def _open_browser(url: str) -> None:

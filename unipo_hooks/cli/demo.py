@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from unipo_hooks.errors import UnipoError
+from unipo_hooks.errors import BundleError, UnipoError
+
+
+def place(path: Path) -> Path:
+    """Where the demo's bundle will be: `path`, or beside it where there is one already.
+
+    Raises BundleError where it cannot be written, found out by doing so: a minute of training would be lost. Nothing
+    is left behind.
+    """
+    from unipo_hooks.bundle import layout
+    from unipo_hooks.bundle.attempts import claim_folder
+    from unipo_hooks.bundle.files import reason
+
+    made: list[Path] = []
+    try:
+        before = set(path.parent.iterdir()) if path.parent.is_dir() else set()
+        made = [folder for folder in path.parents if not folder.exists()]
+        folder = claim_folder(path)
+        made = [folder / layout.SEGMENTS, *([] if folder in before else [folder]), *made]
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BundleError(f"cannot write to {path}: {reason(error)}") from error
+    finally:
+        for made_here in made:
+            with suppress(OSError):
+                made_here.rmdir()
+    return folder
 
 
 def train(path: Path) -> Path:
@@ -21,3 +50,12 @@ def train(path: Path) -> Path:
             f"the demo trains with TRL, and {error.name} is not installed: pip install 'unipo-hooks[trl]'"
         ) from error
     return main(str(path))
+
+
+def interrupted(bundle: Path) -> str:
+    """What to say of a demo that Ctrl-C ended."""
+    from unipo_hooks.bundle import layout
+
+    if not (bundle / layout.MANIFEST).is_file():
+        return "stopped before anything was captured"
+    return f"stopped; what was captured so far is in {bundle}: unipo-hooks view {bundle}"

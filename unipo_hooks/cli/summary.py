@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unipo_hooks.bundle import layout
+from unipo_hooks.bundle.check_files import damaged_segments
+from unipo_hooks.bundle.files import validate_command
 from unipo_hooks.cli.terminal import printable
+from unipo_hooks.errors import BundleError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +33,7 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
     size = segment_bytes(bundle)
     tokens = update_tokens or rollout_tokens
     seen = metrics.num_rows
-    rewards = _known(metrics, "reward")
+    tenths = reward_by_tenth(bundle)
     return {
         "path": str(bundle.path),
         "version": manifest.version,
@@ -54,7 +57,9 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
         "lost": manifest.lost.model_dump(),
         "hook_ms_per_update": 1e3 * manifest.cost.hook_seconds / seen if seen else None,
         "writer_cpu_seconds": manifest.cost.writer_cpu_seconds,
-        "reward": {"first": rewards[0], "last": rewards[-1]} if rewards else None,
+        "reward": {"first_tenth": tenths[0], "last_tenth": tenths[-1]} if tenths else None,
+        "responses_without_reward": _without_reward(bundle),
+        "damaged": damaged_segments(bundle.path, manifest.ranks),
         "notes": manifest.notes,
     }
 
@@ -63,24 +68,29 @@ def facts_table(facts: dict[str, Any]) -> Table:
     """The facts for people: a label and a value a row."""
     table = _grid()
     header, trainer, updates = facts["header"], facts["trainer"], facts["updates"]
-    settings = [f"{name} {_short(header['hparams'][name])}" for name in KEY_SETTINGS if name in header["hparams"]]
+    hparams = {name: _short(header["hparams"][name]) for name in KEY_SETTINGS if name in header["hparams"]}
+    if hparams.get("loss_type", "").lower() == header["algorithm"].lower():  # once is enough
+        hparams.pop("loss_type", None)
+    settings = [f"{name} {value}" for name, value in hparams.items()]
     rows = [
         ("run", " · ".join(filter(None, (header["task"], header["model_name"], header["dataset"])))),
         ("trainer", f"{trainer['library']} {trainer['version']}, {trainer['trainer_class']}"),
-        ("algorithm", ", ".join([header["algorithm"], *settings])),
+        ("algorithm", ", ".join(filter(None, (header["algorithm"], *settings)))),
         ("status", _status(facts)),
         ("updates", f"{updates['captured']:,} captured of {updates['seen']:,} seen"),
-        ("rollouts", f"{facts['rollouts']:,} with {_count(facts['groups'], 'group')} and "
+        ("rollouts", f"{facts['rollouts']:,} captured, with {_count(facts['groups'], 'group')} and "
          f"{_count(facts['responses'], 'response')}"),
         ("evaluations", f"{facts['evaluations']:,}" if facts["evaluations"] else ""),
         ("tokens", f"{facts['tokens']['rollout']:,} sampled, {facts['tokens']['update']:,} over all updates"),
         ("size", _size(facts)),
+        ("damaged", _damaged(facts)),
         ("ranks", str(facts["ranks"])),
         ("attempts", _attempts(facts["attempts"])),
         ("sampling", _sampling(facts["policy"])),
         ("lost", _lost(facts["lost"])),
         ("cost", _cost(facts)),
-        ("reward", _reward(facts["reward"])),
+        ("reward", _reward(facts)),
+        ("reward", _unrewarded(facts)),
         *(("note", note) for note in facts["notes"]),
     ]  # fmt: skip
     for label, value in rows:
@@ -153,7 +163,7 @@ def _status(facts: dict[str, Any]) -> str:
 def _size(facts: dict[str, Any]) -> str:
     size, each = facts["segment_bytes"], facts["bytes_per_token"]
     text = _bytes(size)
-    return text if each is None else f"{text}, {each:.1f} bytes a token ({facts['bytes_per_token_means']})"
+    return text if each is None else f"{text}, {each:.1f} bytes a token"
 
 
 def _bytes(size: float) -> str:
@@ -161,9 +171,22 @@ def _bytes(size: float) -> str:
     return f"{size / unit:.1f} {name}"
 
 
+def _binary(size: float) -> str:
+    """Bytes as people set limits: in powers of 1024, in whole numbers of them where they are whole."""
+    unit, name = next(((1 << n, u) for n, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 1 << n), (1, "bytes"))
+    return f"{round(size / unit, 1):g} {name}"
+
+
+def _damaged(facts: dict[str, Any]) -> str:
+    files = facts["damaged"]
+    if not files:
+        return ""
+    return f"{_count(len(files), 'segment file')} (first: {files[0]}); run {validate_command(facts['path'])}"
+
+
 def _sampling(policy: dict[str, Any]) -> str:
     """Limits that are set; `max_bytes` in words."""
-    limits = {name: _bytes(value) if name == "max_bytes" else value for name, value in policy.items() if value}
+    limits = {name: _binary(value) if name == "max_bytes" else value for name, value in policy.items() if value}
     return ", ".join(f"{name} {_short(value)}" for name, value in limits.items())
 
 
@@ -189,5 +212,26 @@ def _cost(facts: dict[str, Any]) -> str:
     return f"{hooks}{facts['writer_cpu_seconds']:.1f} s of CPU on the writing thread"
 
 
-def _reward(reward: dict[str, float] | None) -> str:
-    return f"{reward['first']:.3f} at first, {reward['last']:.3f} at last" if reward else ""
+def _reward(facts: dict[str, Any]) -> str:
+    reward = facts["reward"]
+    if not reward:
+        return ""
+    part = "tenth of the run" if facts["updates"]["seen"] >= 10 else "update"
+    return f"mean {reward['first_tenth']:.3f} in the first {part}, {reward['last_tenth']:.3f} in the last"
+
+
+def _unrewarded(facts: dict[str, Any]) -> str:
+    missing = facts["responses_without_reward"]
+    if not missing:
+        return ""
+    verb = "has" if missing == 1 else "have"
+    return f"{missing:,} of {_count(facts['responses'], 'response')} {verb} no reward"
+
+
+def _without_reward(bundle: Bundle) -> int | None:
+    """Responses of captured rollouts whose reward is not a number; None where their files cannot be read."""
+    try:
+        rewards = bundle.responses().column("reward").to_numpy()
+    except BundleError:  # said under `damaged`
+        return None
+    return int(np.count_nonzero(~np.isfinite(rewards)))

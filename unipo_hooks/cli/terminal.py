@@ -16,6 +16,7 @@ from unipo_hooks.errors import UnipoError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from unipo_hooks.export import Progress
 
@@ -24,6 +25,9 @@ R = TypeVar("R")
 
 _PIPE_WIDTH = 200
 """Columns where the output is no terminal: lines are for other programs and should not break."""
+
+_TABLE_WIDTH = 100_000
+"""Columns of a table where the output is no terminal: more than any line has."""
 
 PATIENCE_S = 1.0
 """Work that takes longer than this shows a progress bar."""
@@ -46,6 +50,19 @@ def say(line: str) -> None:
 def warn(line: str) -> None:
     """One line the person should not miss, on stderr."""
     console(stderr=True).print(printable(f"note: {line}"), style="yellow")
+
+
+def show(table: Table) -> None:
+    """A table for the person; a pipe gets whole lines without the spaces that fill them up."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(table)
+        return
+    screen.width = _TABLE_WIDTH
+    with screen.capture() as text:
+        screen.print(table)
+    for line in text.get().splitlines():
+        say(line.rstrip())
 
 
 def say_json(value: Any) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import IO
@@ -52,6 +53,25 @@ def viewer_page() -> bytes:
         return resources.files("unipo_hooks.viewer_static").joinpath("dist", layout.VIEWER).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError, NotADirectoryError) as error:
         raise ExportError("the viewer is not built; run make viewer") from error
+
+
+def titled(page: bytes, bundle: Path) -> bytes:
+    """The viewer's page under the bundle's name, so that tabs and bookmarks can be told apart."""
+    before, opening, rest = page.partition(b"<title>")
+    _, closing, after = rest.partition(b"</title>")
+    if not closing:
+        return page
+    title = escape(f"{bundle.resolve().name} · unipo-hooks")
+    return before + opening + title.encode("utf-8", "replace") + closing + after
+
+
+def refuse_own_files(bundle: Path, out: Path) -> None:
+    """Raise ExportError where `out` lies in the bundle, or is the manifest of another one."""
+    folder = out.parent.resolve()
+    if (folder / out.name).is_relative_to(bundle.resolve()):
+        raise ExportError(f"{out} is inside the bundle {bundle}: name a file outside it")
+    if out.name == layout.MANIFEST and out.exists():
+        raise ExportError(f"{out} belongs to another bundle: name another file")
 
 
 @contextmanager

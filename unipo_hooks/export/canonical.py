@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pydantic_core import to_json
 
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.reader import Bundle, open_bundle
-from unipo_hooks.export import Progress, written_whole
+from unipo_hooks.export import Progress, refuse_own_files, written_whole
 from unipo_hooks.schema import CanonicalRun, Entry, Header, Tokens
 
 UNIPO_ALGORITHMS = ("reinforce", "ppo", "grpo", "dapo", "drgrpo")
@@ -60,6 +60,7 @@ def export_canonical(bundle_path: str | Path, out: str | Path, progress: Progres
     updates. Raises BundleError or ExportError with one clear line.
     """
     bundle = open_bundle(bundle_path)
+    refuse_own_files(bundle.path, Path(out))
     rows = _metrics_by_update(bundle)
     total = len(rows)
     header = _header(bundle, total)
@@ -140,9 +141,24 @@ def _prompts(bundle: Bundle, updates: list[int]) -> dict[int, list[dict[str, Any
         texts[group] = row["prompt"]
     prompts: dict[int, list[dict[str, Any]]] = {update: [] for update in updates}
     for group, found in sorted(groups.items()):
-        responses = [response for _, response in sorted(found, key=lambda pair: pair[0])]
+        responses = _told_apart([response for _, response in sorted(found, key=lambda pair: pair[0])])
         prompts[group[0]].append({"prompt": texts[group], "responses": responses})
     return prompts
+
+
+def _told_apart(responses: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Responses an update trained on more than once, with the number of the pass in their id; the others as they are.
+
+    They come in the order of their passes.
+    """
+    passes = Counter(response["id"] for response in responses)
+    seen: Counter[str] = Counter()
+    for response in responses:
+        name = response["id"]
+        if passes[name] > 1:
+            seen[name] += 1
+            response["id"] = f"{name}-pass{seen[name]}"
+    return responses
 
 
 def _rows(responses: pa.Table) -> Iterator[dict[str, Any]]:

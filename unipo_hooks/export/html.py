@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import base64
 import html
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from unipo_hooks.bundle import layout
+from unipo_hooks.bundle.check_files import is_parquet, referred
+from unipo_hooks.bundle.files import reason
 from unipo_hooks.bundle.reader import open_bundle
 from unipo_hooks.errors import BundleError, ExportError
-from unipo_hooks.export import Progress, bundle_file, is_bundle_file, viewer_page, written_whole
+from unipo_hooks.export import (
+    Progress,
+    bundle_file,
+    is_bundle_file,
+    refuse_own_files,
+    titled,
+    viewer_page,
+    written_whole,
+)
 
 MARKER = b"<!--unipo-bundle-->"
 """Where the viewer's page takes the bundle's files; it is there exactly once."""
@@ -40,7 +49,9 @@ class Contents:
 
     parts: list[Part]
     missing: list[str]
-    """Files the index refers to that are not there: the page opens without them."""
+    """Files the index refers to that are not there or may not be read: the page opens without them."""
+    damaged: list[str]
+    """Files that are in the page though they are truncated, empty or no Parquet: it cannot show what they held."""
 
     @property
     def size(self) -> int:
@@ -56,17 +67,18 @@ def contents(bundle_path: Path) -> Contents:
     """
     open_bundle(bundle_path)
     # The index first: what it names is durable by then, however far the run has come when the rest is read.
-    indexes = [_lines(bundle_path, name) for name in _names(bundle_path, "index")]
-    wanted = list(dict.fromkeys(name for index in indexes for name in _referred(index)))
-    found = {name: bundle_file(bundle_path, name) for name in wanted}
+    indexes = {rank: _lines(bundle_path, layout.index_name(rank)) for rank in _ranks(bundle_path, "index")}
+    wanted = dict.fromkeys(name for rank, index in indexes.items() for name in referred(bundle_path, rank, index.size))
+    found = {name: _readable(bundle_file(bundle_path, name)) for name in wanted}
     segments = [Part(name, path, path.stat().st_size) for name, path in found.items() if path]
-    metrics = [_lines(bundle_path, name) for name in _names(bundle_path, "metrics")]
+    metrics = [_lines(bundle_path, layout.metrics_name(rank)) for rank in _ranks(bundle_path, "metrics")]
     manifest = bundle_file(bundle_path, layout.MANIFEST)
     if manifest is None:
         raise BundleError(f"{layout.MANIFEST} leads outside the bundle")
     return Contents(
-        parts=[Part(layout.MANIFEST, manifest, manifest.stat().st_size), *indexes, *metrics, *segments],
+        parts=[Part(layout.MANIFEST, manifest, manifest.stat().st_size), *indexes.values(), *metrics, *segments],
         missing=[name for name, path in found.items() if path is None],
+        damaged=[part.name for part in segments if not is_parquet(part.path)],
     )
 
 
@@ -76,8 +88,9 @@ def export_html(bundle_path: str | Path, out: str | Path, progress: Progress | N
     `progress` hears of bytes. Raises BundleError or ExportError with one clear line.
     """
     bundle, target = Path(bundle_path), Path(out)
-    before, after = _split(viewer_page(), title=f"{bundle.resolve().name} · unipo-hooks")
+    before, after = _split(titled(viewer_page(), bundle))
     holds = contents(bundle)
+    refuse_own_files(bundle, target)
     done = 0
     with written_whole(target) as file:
         file.write(before)
@@ -103,10 +116,20 @@ def size_note(page: Path) -> str | None:
     )
 
 
-def _names(bundle: Path, stem: str) -> list[str]:
-    """Line files of all ranks, in the order of the ranks."""
-    names = [path.name for path in bundle.glob(f"{stem}.r*.jsonl") if is_bundle_file(path.name)]
-    return sorted(names, key=lambda name: int(name.split(".r")[1].removesuffix(".jsonl")))
+def _ranks(bundle: Path, stem: str) -> list[int]:
+    """Ranks that have a file of lines, in their order."""
+    names = (path.name for path in bundle.glob(f"{stem}.r*.jsonl") if is_bundle_file(path.name))
+    return sorted(int(name.split(".r")[1].removesuffix(".jsonl")) for name in names)
+
+
+def _readable(path: Path | None) -> Path | None:
+    """The path where the file may be read, else None."""
+    try:
+        if path is not None:
+            path.open("rb").close()
+    except OSError:
+        return None
+    return path
 
 
 def _lines(bundle: Path, name: str) -> Part:
@@ -114,9 +137,12 @@ def _lines(bundle: Path, name: str) -> Part:
     path = bundle_file(bundle, name)
     if path is None:
         raise BundleError(f"{name} leads outside the bundle")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        end = size
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BundleError(f"cannot read {bundle / name}: {reason(error)}") from error
+    with file:
+        end = path.stat().st_size
         while end:
             start = max(0, end - _CHUNK)
             file.seek(start)
@@ -127,46 +153,11 @@ def _lines(bundle: Path, name: str) -> Part:
     return Part(name, path, 0)
 
 
-def _referred(index: Part) -> Iterable[str]:
-    """Files an index refers to: those of a table it gives a range of rows in."""
-    with index.path.open("rb") as file:
-        read, number = 0, 0
-        while read < index.size:
-            line = file.readline()
-            read, number = read + len(line), number + 1
-            if not line.strip():
-                continue
-            try:
-                yield from _tables(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise BundleError(f"{index.name}:{number}: not an index line; run unipo-hooks validate") from error
-
-
-def _tables(line: dict[str, Any]) -> Iterable[str]:
-    tables = {
-        "rollout": (layout.RESPONSES, layout.ROLLOUT_TOKENS),
-        "update": (layout.UPDATE_RESPONSES, layout.UPDATE_TOKENS),
-    }.get(str(line["entry"]))
-    if tables is None:  # a newer minor version's entry
-        return
-    for table, field in zip(tables, ("responses", "tokens"), strict=True):
-        start, end = line[field]
-        name = layout.segment_path(str(line["segment"]), table)
-        if not is_bundle_file(name):
-            raise ValueError(name)
-        if end > start:
-            yield name
-
-
-def _split(page: bytes, *, title: str) -> tuple[bytes, bytes]:
-    """The page before and after the marker, under a title of its own."""
+def _split(page: bytes) -> tuple[bytes, bytes]:
+    """The page before and after the marker."""
     before, *after = page.split(MARKER)
     if len(after) != 1:
         raise ExportError("the viewer's page has no one place for a bundle; run make viewer")
-    head, opening, rest = before.partition(b"<title>")
-    _, closing, rest = rest.partition(b"</title>")
-    if closing:
-        before = head + opening + html.escape(title).encode("utf-8", "replace") + closing + rest
     return before, after[0]
 
 

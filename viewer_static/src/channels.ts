@@ -4,7 +4,7 @@ import type { ResponseTokens } from "./bundle/join";
 export interface Channel {
   name: string;
   label: string;
-  unit: "nat" | "";
+  unit: "nats" | "";
   /** One sentence for someone who has never read a paper. */
   meaning: string;
   /** `diverging` around `centre`; `sequential` from `centre` on, upwards or (`down`) downwards. */
@@ -29,7 +29,7 @@ export const CHANNELS: readonly Channel[] = [
   {
     name: "log_ratio",
     label: "Log-ratio",
-    unit: "nat",
+    unit: "nats",
     meaning: "How far training has moved this token since it was sampled: above 0 it is more likely now, below 0 less likely.",
     scale: "diverging",
     centre: 0,
@@ -40,7 +40,7 @@ export const CHANNELS: readonly Channel[] = [
   {
     name: "entropies",
     label: "Entropy",
-    unit: "nat",
+    unit: "nats",
     meaning: "How undecided the model was at this position: 0 means it saw one choice, higher means many.",
     scale: "sequential",
     centre: 0,
@@ -49,7 +49,7 @@ export const CHANNELS: readonly Channel[] = [
   {
     name: "token_kl",
     label: "KL",
-    unit: "nat",
+    unit: "nats",
     meaning: "How far the model has drifted from its reference at this token, as the trainer estimates it: 0 means not at all.",
     scale: "sequential",
     centre: 0,
@@ -71,7 +71,7 @@ export const CHANNELS: readonly Channel[] = [
   {
     name: "log_probs",
     label: "Log-prob",
-    unit: "nat",
+    unit: "nats",
     meaning: "Logarithm of the token's probability at this update: 0 is certain, −2.3 is one in ten, −4.6 one in a hundred.",
     scale: "sequential",
     centre: 0,
@@ -90,7 +90,7 @@ export const CHANNELS: readonly Channel[] = [
   {
     name: "mismatch",
     label: "Mismatch",
-    unit: "nat",
+    unit: "nats",
     meaning: "Trainer's log-prob minus the sampling engine's for the same token: 0 means that the two agree.",
     scale: "diverging",
     centre: 0,
@@ -147,7 +147,7 @@ export const CHANNELS: readonly Channel[] = [
   {
     name: "old_log_probs",
     label: "Old log-prob",
-    unit: "nat",
+    unit: "nats",
     meaning: "Log-prob under the policy that sampled the response, as the trainer computed it.",
     scale: "sequential",
     centre: 0,
@@ -157,7 +157,7 @@ export const CHANNELS: readonly Channel[] = [
   {
     name: "ref_log_probs",
     label: "Reference log-prob",
-    unit: "nat",
+    unit: "nats",
     meaning: "Log-prob under the reference policy: the model that training is kept close to.",
     scale: "sequential",
     centre: 0,
@@ -167,7 +167,7 @@ export const CHANNELS: readonly Channel[] = [
   {
     name: "rollout_log_probs",
     label: "Sampler log-prob",
-    unit: "nat",
+    unit: "nats",
     meaning: "Log-prob that the sampling engine itself reported when it wrote the token.",
     scale: "sequential",
     centre: 0,

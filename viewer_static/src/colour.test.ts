@@ -1,10 +1,23 @@
 import { describe, expect, it } from "vitest";
 
 import { channelNamed } from "./channels";
-import { quantile, scaleOf, step } from "./colour";
+import { ends, quantile, scaleOf, step } from "./colour";
 
 const RATIO = channelNamed("log_ratio");
 const ENTROPY = channelNamed("entropies");
+
+describe("the ends of a scale", () => {
+  const advantages = channelNamed("advantages");
+
+  it("say on which side values that count lie beyond them", () => {
+    const many = Array.from({ length: 98 }, (_, i) => (i % 2 ? 1 : -1));
+    const mask = new Array<number>(100).fill(1);
+    const scale = scaleOf(advantages, [{ values: [...many, 7, 0], mask }]);
+    expect([ends(scale), scale.beyond]).toEqual([[-1, 1], [false, true]]);
+    expect(scaleOf(advantages, [{ values: [1, -1, -7], mask: [1, 1, 0] }]).beyond).toEqual([false, false]);
+    expect(scaleOf(channelNamed("token_kl"), [{ values: [-0.5, 1], mask: [1, 1] }]).beyond).toEqual([true, false]);
+  });
+});
 
 describe("scaleOf", () => {
   it("is symmetric and set by the 96th percentile", () => {

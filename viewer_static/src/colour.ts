@@ -15,6 +15,8 @@ export interface Scale {
   reach: number;
   /** Sequential scales that run downwards from the centre. */
   down: boolean;
+  /** Whether values lie beyond the scale's lower and upper end: they take the colour of that end. */
+  beyond: readonly [boolean, boolean];
   /** Tokens the scale was set by. */
   counted: number;
 }
@@ -28,20 +30,34 @@ export function scaleOf(
   responses: Iterable<{ values: ArrayLike<number>; mask: ArrayLike<number> }>,
 ): Scale {
   const distances: number[] = [];
+  let low = Infinity;
+  let high = -Infinity;
   for (const { values, mask } of responses) {
     for (let i = 0; i < values.length; i++) {
       const value = values[i] as number;
-      if (mask[i] && Number.isFinite(value)) distances.push(Math.abs(value - channel.centre));
+      if (!mask[i] || !Number.isFinite(value)) continue;
+      distances.push(Math.abs(value - channel.centre));
+      if (value < low) low = value;
+      if (value > high) high = value;
     }
   }
   const reach = channel.limit === undefined ? quantile(distances, QUANTILE) : Math.abs(channel.limit - channel.centre);
-  return {
+  const scale: Scale = {
     kind: channel.scale,
     centre: channel.centre,
     reach,
     down: channel.down ?? false,
+    beyond: [false, false],
     counted: distances.length,
   };
+  const [from, to] = ends(scale);
+  return { ...scale, beyond: [low < from, high > to] };
+}
+
+/** Left and right end of a scale. */
+export function ends(scale: Scale): [number, number] {
+  if (scale.kind === "diverging") return [scale.centre - scale.reach, scale.centre + scale.reach];
+  return scale.down ? [scale.centre - scale.reach, scale.centre] : [scale.centre, scale.centre + scale.reach];
 }
 
 /** The q-quantile by nearest rank, or the largest where that one is 0: rare values are still worth a colour. */

@@ -122,14 +122,18 @@ function mergeUpdates(lines: readonly Ranked<UpdateLine>[], kind: Kind): Capture
 
 /** Means and spreads from the sums of all ranks; what the trainer itself logged counts where a metric has no sums. */
 function mergeMetrics(lines: readonly MetricsLine[], logs: readonly LogLine[], kind: Kind): UpdateMetrics[] {
-  const merged = new Map<number, { line: MetricsLine; sums: Map<string, Sums>; scalars: Map<string, number> }>();
+  const merged = new Map<
+    number,
+    { line: MetricsLine; captured: boolean; sums: Map<string, Sums>; scalars: Map<string, number> }
+  >();
   for (const line of lines) {
     if (line.kind !== kind) continue;
     let into = merged.get(line.update);
     if (!into || into.line.attempt < line.attempt) {
-      into = { line, sums: new Map(), scalars: new Map() };
+      into = { line, captured: false, sums: new Map(), scalars: new Map() };
       merged.set(line.update, into);
     }
+    into.captured ||= line.captured;
     for (const [name, [sum, count, squares]] of Object.entries(line.sums)) {
       const before = into.sums.get(name) ?? [0, 0, 0];
       into.sums.set(name, [before[0] + sum, before[1] + count, before[2] + squares]);
@@ -141,7 +145,7 @@ function mergeMetrics(lines: readonly MetricsLine[], logs: readonly LogLine[], k
     if (into && into.line.attempt === line.attempt) keepNumbers(into.scalars, line.scalars);
   }
   return [...merged.values()]
-    .map(({ line, sums, scalars }) => {
+    .map(({ line, captured, sums, scalars }) => {
       const values = new Map(scalars);
       for (const [name, [sum, count]] of sums) if (count > 0) values.set(name, sum / count);
       for (const [name, of] of Object.entries(DEVIATIONS)) {
@@ -154,6 +158,7 @@ function mergeMetrics(lines: readonly MetricsLine[], logs: readonly LogLine[], k
         step: line.step,
         rollouts: line.rollouts,
         first: line.is_first_step_after_rollout_phase,
+        captured,
         values,
       };
     })

@@ -121,7 +121,7 @@ export class Segments implements SegmentReader {
       bytes = await this.#source.read(path);
     } catch (error) {
       if (error instanceof ConnectionError) {
-        throw new FileError(path, `it could not be fetched (${error.message})`, true);
+        throw new FileError(path, "it could not be fetched", true);
       }
       throw error;
     }

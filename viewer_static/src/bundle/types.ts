@@ -109,5 +109,7 @@ export interface UpdateMetrics {
   step: number;
   rollouts: number[];
   first: boolean;
+  /** Whether the writer captures it; its tokens are written in batches, so they may come later. */
+  captured: boolean;
   values: Map<string, number>;
 }

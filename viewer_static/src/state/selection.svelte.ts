@@ -15,6 +15,8 @@ class Selection implements Place {
   pass = $state<string | null>(null);
   token = $state<number | null>(null);
   channel = $state<string | null>(null);
+  /** The channel that coloured the first tokens shown: it stays until the person picks one. No part of a link. */
+  firstChannel = $state<string | null>(null);
   /** Whether the newest update is opened as soon as it is there. */
   follow = $state(false);
   hovered = $state.raw<TokenRef | null>(null);

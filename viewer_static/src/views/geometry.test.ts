@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 
 import { channelNamed } from "../channels";
-import { scaleOf } from "../colour";
-import { ends, histogram } from "./histogram";
+import { ends, scaleOf } from "../colour";
+import { histogram } from "./histogram";
 import { place } from "./place";
 import { nearest, thin } from "./strip";
 import { lineWidth } from "./tokens";

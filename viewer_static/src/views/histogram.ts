@@ -1,17 +1,11 @@
 /** The legend's histogram. */
-import { type Scale, step } from "../colour";
+import { ends, type Scale, step } from "../colour";
 
 export interface Bin {
   /** Tokens in the bin; what lies beyond the scale is in the first or last one. */
   count: number;
   /** Colour class of the bin's middle. */
   colour: string;
-}
-
-/** Left and right end of a scale. */
-export function ends(scale: Scale): [number, number] {
-  if (scale.kind === "diverging") return [scale.centre - scale.reach, scale.centre + scale.reach];
-  return scale.down ? [scale.centre - scale.reach, scale.centre] : [scale.centre, scale.centre + scale.reach];
 }
 
 /** Counts of the values that count, over `n` bins from one end of the scale to the other. */

@@ -12,6 +12,9 @@ import { isSpecial, pieces } from "../text";
 /** Characters of a single token that are drawn. */
 const LONGEST = 2000;
 
+/** Characters of a special token's name that are drawn in full; the end of a longer one is cut by CSS. */
+const LONG_NAME = 20;
+
 const filled = new WeakMap<HTMLElement, HTMLElement[]>();
 
 /** The spans of a container that has been filled, one a token. */
@@ -23,7 +26,6 @@ export function tokenSpans(container: HTMLElement): readonly HTMLElement[] {
 export function fillTokens(container: HTMLElement, tokens: ResponseTokens): void {
   const fragment = document.createDocumentFragment();
   const spans: HTMLElement[] = [];
-  const last = tokens.n - 1;
   for (let i = 0; i < tokens.n; i++) {
     const text = tokens.strings[i] ?? "";
     const span = document.createElement("span");
@@ -31,8 +33,8 @@ export function fillTokens(container: HTMLElement, tokens: ResponseTokens): void
     span.setAttribute("data-i", String(i));
     if (!text) span.setAttribute("data-k", "gap");
     else if (text.charCodeAt(0) < 94 && isSpecial(text)) {
-      span.setAttribute("data-k", i === last ? "end" : "special");
-      span.append(inner("w", text));
+      span.setAttribute("data-k", "special");
+      span.append(inner(text.length > LONG_NAME ? "w long" : "w", text));
     } else if (/^[\p{L}\p{N} !-~]*$/u.test(text) && text.length <= LONGEST) span.textContent = text;
     else appendPieces(span, text);
     spans.push(span);
