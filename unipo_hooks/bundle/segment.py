@@ -32,6 +32,8 @@ class Segment:
         self._entries: dict[str, list[Columns]] = {table: [] for table in layout.TABLES}
         self._rows: dict[str, int] = dict.fromkeys(layout.TABLES, 0)
         self._started = time.monotonic()
+        self.nbytes = 0
+        """Bytes of its rows in memory."""
 
     def add(self, tables: Tables) -> dict[str, Span]:
         """Append an entry's rows; the row range it takes in each table."""
@@ -42,17 +44,13 @@ class Segment:
             if rows:
                 self._entries[table].append(columns)
                 self._rows[table] = start + rows
+                self.nbytes += sum(int(column.nbytes) for column in columns.values())
         return spans
 
     @property
     def tokens(self) -> int:
         """Rows of its two token tables together."""
         return self._rows[layout.ROLLOUT_TOKENS] + self._rows[layout.UPDATE_TOKENS]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its rows in memory."""
-        return sum(int(column.nbytes) for entries in self._entries.values() for e in entries for column in e.values())
 
     @property
     def due(self) -> bool:
