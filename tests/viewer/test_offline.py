@@ -105,3 +105,13 @@ def test_it_works_in_a_sandboxed_frame(new_page: OpenPage, tmp_path: Path) -> No
     before = frame.locator("html").get_attribute("data-theme")
     frame.locator("[data-testid=theme]").click()
     assert frame.locator("html").get_attribute("data-theme") != before
+
+
+def test_a_bundle_of_format_1_opens(new_page: OpenPage, tmp_path: Path) -> None:
+    fixture = Path(__file__).parents[1] / "fixtures" / "bundle_v1"
+    page = new_page()
+    page.goto(export_html(fixture, tmp_path / "v1.html").as_uri())
+    ready(page)
+    open_update(page, 3)
+    assert page.locator("[data-testid=group-card]").count() == 3
+    assert page.locator(".tok").count() > 0
