@@ -120,7 +120,6 @@ def test_info_for_people(tmp_path: Path) -> None:
         policy={"every": 2, "max_groups": None, "max_bytes": 1 << 30, "seed": 0},
         lost={"rollouts": 1, "updates": 2, "tokens": 0, "bytes": 3_000_000, "reason": "the queue was full"},
         cost={"hook_seconds": 0.006, "writer_cpu_seconds": 1.25, "segment_bytes": 1},
-        notes=["entropies are not there: the trainer did not compute them"],
     )
     text = call("info", built.write()).stdout
     for line in (
@@ -137,7 +136,6 @@ def test_info_for_people(tmp_path: Path) -> None:
         r"lost +1 rollout, 2 updates, 3\.0 MB of records: the queue was full",
         r"cost +2\.00 ms an update in the hooks, 1\.2 s of CPU",
         r"reward +mean 0\.500 in the first update, 0\.500 in the last$",
-        r"note +entropies are not there",
     ):
         assert re.search(rf"^{line}", text, re.MULTILINE), f"{line}\n{text}"
     assert "secret" not in text
@@ -185,9 +183,9 @@ def test_info_on_a_run_that_has_just_begun(tmp_path: Path) -> None:
 def test_text_of_a_run_is_neither_markup_nor_control(tmp_path: Path) -> None:
     nasty = "[bold]x[/bold] [/nope] \x1b[31mred :smile:\u202e"
     folder = simple(tmp_path / "run")
-    folder.manifest.update(header={"algorithm": nasty, "task": nasty}, notes=[nasty])
+    folder.manifest.update(header={"algorithm": nasty, "task": nasty})
     text = call("info", folder.write()).stdout
-    assert text.count("[bold]x[/bold] [/nope] \\x1b[31mred :smile:\\u202e") == 3
+    assert text.count("[bold]x[/bold] [/nope] \\x1b[31mred :smile:\\u202e") == 2
     assert "\x1b" not in text
 
 

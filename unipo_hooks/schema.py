@@ -153,7 +153,6 @@ class Manifest(_Model):
     attempts: list[Attempt]
     lost: Lost = Lost()
     cost: Cost = Cost()
-    notes: list[str] = []
 
 
 class RolloutLine(_Model):

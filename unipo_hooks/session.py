@@ -61,9 +61,8 @@ class Session:
         self._run, self._policy, self._writer = run, policy, writer
         self._pacing = Pacing(policy, kept=writer.earlier.kept_rollouts)
         self._text = TokenText(run.decode)
-        pa.array(
-            np.zeros(1)
-        )  # pyarrow imports pandas at its first array; while the interpreter ends it no longer could
+        # pyarrow imports pandas at its first array; while the interpreter ends it no longer could.
+        pa.array(np.zeros(1))
         self._rollouts: dict[Kind, dict[int, CapturedRollout]] = {"train": {}, "eval": {}}
         self._kept: dict[Kind, dict[int, list[int] | None]] = {"train": {}, "eval": {}}
         self._progress: float | None = None

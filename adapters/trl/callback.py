@@ -178,8 +178,9 @@ class UnipoCallback(TrainerCallback):
         if self._training and self._newest_rollout >= 0:  # the last start of training ended in an exception
             self._close("interrupted")
             self._training = False
+        self._micro_batches, self._stale = [], False
         if not self._training:
-            self._training, self._micro_batches = True, []
+            self._training = True
             self._open()
             if self._recorder is not None and self._trainer.args.process_index == 0:
                 told = f"unipo-hooks: to see this run, now or later: unipo-hooks view {self._recorder.path}"

@@ -123,6 +123,28 @@ def test_training_that_ended_in_an_exception_and_is_started_anew_gives_two_bundl
     assert second.updates().column("update").to_pylist() == [0, 1, 2, 3]
 
 
+class StopHalfway(TrainerCallback):
+    """Training that ends in an exception while its first update is being accumulated."""
+
+    stopped = False
+
+    def on_substep_end(self, args, state, control, **_):
+        if not self.stopped:
+            self.stopped = True
+            raise Stop
+
+
+def test_half_an_update_of_a_failed_start_is_not_part_of_the_next(saved_model, tmp_path):
+    callback = UnipoCallback(tmp_path / "run", strict=True)
+    callbacks = [callback, StopHalfway()]
+    trainer = trainer_for(saved_model, tmp_path, callbacks=callbacks, gradient_accumulation_steps=2, max_steps=2)
+    with pytest.raises(Stop):
+        trainer.train()
+    trainer.train()
+    lines = open_bundle(callback.path).updates().to_pylist()
+    assert [len(line["micro_batches"]) for line in lines] == [2, 2]
+
+
 def test_a_run_resumed_from_a_checkpoint_goes_on_in_its_bundle(saved_model, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
     first = UnipoCallback(tmp_path / "run", strict=True)

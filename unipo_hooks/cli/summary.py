@@ -60,7 +60,6 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
         "reward": {"first_tenth": tenths[0], "last_tenth": tenths[-1]} if tenths else None,
         "responses_without_reward": _without_reward(bundle),
         "damaged": damaged_segments(bundle.path, manifest.ranks),
-        "notes": manifest.notes,
     }
 
 
@@ -91,7 +90,6 @@ def facts_table(facts: dict[str, Any]) -> Table:
         ("cost", _cost(facts)),
         ("reward", _reward(facts)),
         ("reward", _unrewarded(facts)),
-        *(("note", note) for note in facts["notes"]),
     ]  # fmt: skip
     for label, value in rows:
         if value:

@@ -7,7 +7,7 @@ const BASE = { format: "unipo-bundle", version: "1.0", status: "finished", heade
 describe("parseManifest", () => {
   it("fills in what is missing and ignores what it does not know", () => {
     const manifest = parseManifest(JSON.stringify({ ...BASE, version: "1.7", new_field: { a: 1 } }));
-    expect(manifest).toMatchObject({ version: "1.7", ranks: 1, channels: [], reward_names: [], notes: [] });
+    expect(manifest).toMatchObject({ version: "1.7", ranks: 1, channels: [], reward_names: [] });
     expect(manifest.header).toMatchObject({ algorithm: "grpo", model_name: "", totalSteps: null });
   });
 

@@ -49,7 +49,6 @@ export function parseManifest(text: string): Manifest {
       tokens: number(lost.tokens, 0),
       reason: typeof lost.reason === "string" ? lost.reason : null,
     },
-    notes: strings(raw.notes),
   };
 }
 

@@ -32,7 +32,6 @@ export interface Manifest {
   reward_names: string[];
   attempts: Attempt[];
   lost: { rollouts: number; updates: number; tokens: number; reason: string | null };
-  notes: string[];
 }
 
 export interface RolloutLine {
