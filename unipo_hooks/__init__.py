@@ -10,19 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unipo_hooks import algorithms
     from unipo_hooks.adapters.trl import UnipoCallback
     from unipo_hooks.bundle.reader import open_bundle
+    from unipo_hooks.objective.evaluate import evaluate
     from unipo_hooks.policy import CapturePolicy
     from unipo_hooks.recorder import Recorder
 
     __version__: str
 
-__all__ = ["CapturePolicy", "Recorder", "UnipoCallback", "__version__", "open_bundle"]
+__all__ = ["CapturePolicy", "Recorder", "UnipoCallback", "__version__", "algorithms", "evaluate", "open_bundle"]
 
 _HOME = {
     "CapturePolicy": "unipo_hooks.policy",
     "Recorder": "unipo_hooks.recorder",
     "UnipoCallback": "unipo_hooks.adapters.trl",
+    "evaluate": "unipo_hooks.objective.evaluate",
     "open_bundle": "unipo_hooks.bundle.reader",
 }
 """Public name → the module that defines it."""
@@ -37,6 +40,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("unipo-hooks")
+    if name == "algorithms":
+        return import_module("unipo_hooks.algorithms")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -21,3 +21,11 @@ class PolicyError(UnipoError, ValueError):
 
 class ExportError(UnipoError):
     """A bundle cannot be exported as asked."""
+
+
+class AlgorithmError(UnipoError, ValueError):
+    """An algorithm's definition is wrong, unknown, or set with a hyper-parameter it does not have."""
+
+
+class MissingInputError(UnipoError):
+    """An algorithm needs a channel that the batch does not have."""

@@ -1,0 +1,241 @@
+"""From a spec and a batch to what every token's objective, gradient weight and share of the loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from unipo_hooks.algorithm_spec import AlgorithmSpec, Parts, PartUse
+from unipo_hooks.errors import AlgorithmError
+from unipo_hooks.objective.describe import inputs, merged, needs, parameters, with_hyper_parameters
+from unipo_hooks.objective.inputs import Array, Batch, require
+from unipo_hooks.objective.parts import FUNCTIONS
+from unipo_hooks.objective.parts.types import CLIPPED, Constraint, Gate, Rewards
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """An objective on a batch. Arrays are (B, T) float64 unless said otherwise, and 0 where a token does not count.
+
+    `loss` = policy_loss + constraint_loss + entropy_loss, to be minimised; `gradient_weight` = ∂loss/∂log_probs divided
+    by the number of data-parallel ranks, before gradient clipping. Descent moves against it: the push is its negative.
+    """
+
+    spec: AlgorithmSpec
+    """The algorithm with the hyper-parameters it was evaluated with."""
+    advantages: Array
+    ratio: Array
+    """π_θ/π at the algorithm's level; 1 where it has none."""
+    policy_objective: Array
+    """What the policy term adds to the objective, before aggregation."""
+    constraint: Array
+    """What constraints take from it."""
+    policy_weight: Array
+    """The policy term's share of the gradient weight."""
+    constraint_weight: Array
+    """The constraints' share of the gradient weight."""
+    clipped: Array
+    """uint8: 0, or a code of `CLIPPED`."""
+    mask: Array
+    """Factor on the token's policy term; 0 where it does not count."""
+    aggregation: Array
+    """The token's share of the loss: loss = −Σ aggregation × token_objective, entropy bonus aside."""
+    policy_loss: float
+    constraint_loss: float
+    entropy_loss: float
+    """Of terms over the whole vocabulary, which no sampled token is answerable for."""
+    invalid: Array
+    """bool: tokens that count but hold a NaN or an infinity; they contribute nothing."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know: values that were not finite, responses without a reward."""
+
+    @property
+    def token_objective(self) -> Array:
+        """What the token adds to the objective: policy term minus constraints, before aggregation."""
+        return self.policy_objective - self.constraint
+
+    @property
+    def gradient_weight(self) -> Array:
+        """∂ loss of the update / ∂ log_probs."""
+        return self.policy_weight + self.constraint_weight
+
+    @property
+    def loss(self) -> float:
+        """The loss, as a trainer returns it for this batch."""
+        return self.policy_loss + self.constraint_loss + self.entropy_loss
+
+    @property
+    def magnitude(self) -> float:
+        """Σ |aggregation × objective|: what an error of the loss is to be compared with."""
+        parts = np.abs(self.policy_objective) + np.abs(self.constraint)
+        return float((np.abs(self.aggregation) * parts).sum())
+
+
+def evaluate(
+    spec: AlgorithmSpec | Mapping[str, Any] | str, batch: Batch | Mapping[str, Any], **hyper_parameters: Any
+) -> Evaluation:
+    """Compute an algorithm's objective on a batch, in closed form and float64.
+
+    `spec` is an algorithm, its JSON, or the id of a registered one; `hyper_parameters` change it (`epsilon_high=0.28`,
+    or by path where several parts have one of that name: `**{"constraint.0.beta": 0.04}`).
+
+    Raises MissingInputError naming the channel that is missing and how to capture it, and AlgorithmError where the
+    definition or a hyper-parameter is wrong.
+    """
+    from unipo_hooks.algorithms import get
+
+    chosen = with_hyper_parameters(get(spec), hyper_parameters)
+    if chosen.display is not None:
+        raise AlgorithmError(
+            f"{chosen.id} is only shown: it came as UNIPO cards, which say nothing that can be computed"
+        )
+    given = batch if isinstance(batch, Batch) else Batch(**batch)
+    require(given, needs(chosen), chosen.id)
+    prepared = given.prepared(inputs(chosen))
+    with np.errstate(all="ignore"):
+        if not chosen.mixture:
+            evaluation = _evaluate(chosen, chosen.parts, prepared, prepared.mask_BT)
+        else:
+            evaluation = _mixture(chosen, prepared)
+    return replace(evaluation, notes=_notes(prepared))
+
+
+def _mixture(spec: AlgorithmSpec, batch: Batch) -> Evaluation:
+    whole = None
+    for component in spec.mixture:
+        rows_B = batch["source"] == component.source
+        own = batch.counting(batch.mask_BT * rows_B[:, None])
+        if component.statistics == "own" and "reward" in batch:
+            own = own.scoring(rows_B)
+        counted_BT = own.mask_BT if component.denominator == "own" else batch.mask_BT
+        part = _evaluate(spec, merged(spec.parts, component.parts), own, counted_BT)
+        part = _scaled(part, component.coefficient, rows_B[:, None].astype(np.float64))
+        whole = part if whole is None else _sum(whole, part)
+    assert whole is not None
+    return whole
+
+
+_PER_TOKEN = ("advantages", "ratio", "policy_objective", "constraint", "policy_weight", "constraint_weight", "mask")
+_LOSSES = ("policy_loss", "constraint_loss", "entropy_loss")
+
+
+def _scaled(part: Evaluation, factor: float, rows_B1: Array) -> Evaluation:
+    """A component of a mixture: its coefficient is part of its aggregation."""
+    own = {name: getattr(part, name) * rows_B1 for name in _PER_TOKEN}
+    own |= {name: own[name] * factor for name in ("policy_weight", "constraint_weight")}
+    losses = {name: getattr(part, name) * factor for name in _LOSSES}
+    return replace(part, **own, **losses, aggregation=part.aggregation * factor * rows_B1)
+
+
+def _sum(a: Evaluation, b: Evaluation) -> Evaluation:
+    names = (*_PER_TOKEN, *_LOSSES, "aggregation", "clipped")
+    return replace(a, **{name: getattr(a, name) + getattr(b, name) for name in names})
+
+
+def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array) -> Evaluation:
+    """One objective; `counted_BT` is what the denominators count."""
+    shape, valid_BT = batch.shape, batch.valid_BT
+    advantages = _advantages(parts, batch)
+    bounds = _call("bounds", parts.bounds, batch, advantages)
+    ratio = _call("ratio", parts.ratio, batch, advantages, bounds)
+    gate: Gate = _call("gate", parts.gate, batch, advantages, ratio, bounds)
+
+    for use in parts.filter:
+        counted_BT = counted_BT * _call("filter", use, batch)[:, None]
+    factor: Any = valid_BT
+    for use in parts.mask:
+        mask = _call("mask", use, batch, advantages, ratio)
+        factor = factor * mask.keep
+        if mask.denominator:
+            counted_BT = counted_BT * mask.keep
+    weight: Any = 1.0
+    for use in parts.weight:
+        weight = weight * _call("weight", use, batch)
+    share_BT = _call("aggregation", parts.aggregation, batch, counted_BT)
+
+    detached = factor * weight
+    slope_BT = -share_BT * detached
+    policy_weight = np.zeros(shape)
+    if gate.d_log_ratio is not None:
+        policy_weight = policy_weight + ratio.pull(slope_BT * gate.d_log_ratio)
+    if gate.d_log_prob is not None:
+        policy_weight = policy_weight + slope_BT * gate.d_log_prob
+    policy_objective = np.broadcast_to(detached * gate.objective, shape) * (counted_BT > 0)
+
+    penalty_BT, constraint_weight = np.zeros(shape), np.zeros(shape)
+    constraint_loss = entropy_loss = 0.0
+    for use in parts.constraint:
+        term: Constraint = _call("constraint", use, batch, advantages, ratio)
+        own_BT = valid_BT * (detached if term.before_weight else 1.0)
+        if term.token_mean:
+            # TRL's entropy bonus acts on the tokens the policy term acts on
+            own_BT = own_BT * (factor > 0)
+            own_share_BT = own_BT / max(own_BT.sum(), 1.0) / batch.normalisers.accumulation_steps
+        else:
+            own_share_BT = share_BT * own_BT
+        value = float((own_share_BT * term.penalty).sum())
+        if not term.attributable:
+            entropy_loss += value
+            continue
+        constraint_loss += value
+        if term.d_log_prob is not None:
+            constraint_weight = constraint_weight + own_share_BT * term.d_log_prob
+        if term.d_log_ratio is not None:
+            constraint_weight = constraint_weight + ratio.pull(own_share_BT * term.d_log_ratio)
+        in_objective = np.divide(own_share_BT * term.penalty, share_BT, out=np.zeros(shape), where=share_BT != 0)
+        penalty_BT = penalty_BT + in_objective
+
+    ranks = batch.normalisers.data_parallel_size
+    clipped = gate.clipped if gate.clipped is not None else ratio.clipped
+    return Evaluation(
+        spec=spec,
+        advantages=np.broadcast_to(advantages, shape) * batch.mask_BT,
+        ratio=np.broadcast_to(ratio.value, shape) * batch.mask_BT,
+        policy_objective=policy_objective,
+        constraint=penalty_BT,
+        policy_weight=policy_weight * valid_BT / ranks,
+        constraint_weight=constraint_weight * valid_BT / ranks,
+        clipped=(np.zeros(shape) if clipped is None else clipped * valid_BT).astype(np.uint8),
+        mask=np.broadcast_to(factor * (counted_BT > 0), shape),
+        aggregation=share_BT,
+        policy_loss=-float((share_BT * policy_objective).sum()),
+        constraint_loss=constraint_loss,
+        entropy_loss=entropy_loss,
+        invalid=batch.invalid_BT,
+    )
+
+
+def _advantages(parts: Parts, batch: Batch) -> Array:
+    rewards = Rewards(batch["reward"] if "reward" in batch else np.zeros(batch.shape[0]), batch.get("rewards"))
+    for use in parts.reward:
+        rewards = _call("reward", use, batch, rewards)
+    advantages: Array = _call("baseline", parts.baseline, batch, rewards)
+    for use in parts.scale:
+        advantages = _call("scale", use, batch, rewards, advantages)
+    for use in parts.modulation:
+        advantages = _call("modulation", use, batch, advantages)
+    return np.where(np.isfinite(advantages), advantages, 0.0)
+
+
+def _call(slot: str, use: PartUse, *arguments: Any) -> Any:
+    function = FUNCTIONS.get(slot, {}).get(use.part)
+    if function is None:
+        raise AlgorithmError(
+            f"there is no code for the {slot} part {use.part} here: register its function with algorithms.register_part"
+        )
+    return function(*arguments, **parameters(slot, use))
+
+
+def _notes(batch: Batch) -> tuple[str, ...]:
+    notes = []
+    if invalid := int(batch.invalid_BT.sum()):
+        notes.append(f"{invalid} tokens hold a NaN or an infinity: they contribute nothing")
+    if unscored := int((~batch.scored_B).sum()):
+        notes.append(f"{unscored} responses have no finite reward: their advantage is 0")
+    return tuple(notes)
+
+
+__all__ = ["CLIPPED", "Evaluation", "evaluate"]

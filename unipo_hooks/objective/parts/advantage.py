@@ -1,0 +1,493 @@
+"""Advantage: what a reward is compared with (baseline), and what the difference is divided by (scale).
+
+A response without a finite reward has advantage 0 and is left out of every mean and deviation. A group whose rewards
+are all equal has advantage exactly 0 under a centred baseline: rounding is never divided by a small deviation.
+`singleton` says what a group of one compares with: `self`, its own reward, so that it teaches nothing, or `zero`, as
+verl does.
+"""
+
+from __future__ import annotations
+
+from math import lgamma
+
+import numpy as np
+
+from unipo_hooks.objective.inputs import Array, Batch
+from unipo_hooks.objective.parts.types import Rewards, part
+
+
+def group_sum(batch: Batch, values_B: Array) -> Array:
+    """(B,) sum of a value over the response's group; what has no reward must be 0 already."""
+    sums: Array = np.bincount(batch.group_B, values_B)[batch.group_B]
+    return sums
+
+
+def group_count(batch: Batch) -> Array:
+    """(B,) responses with a finite reward in the response's group."""
+    return group_sum(batch, batch.scored_B.astype(np.float64))
+
+
+def finite(batch: Batch, values_B: Array) -> Array:
+    """(B,) values, 0 where the response has no finite reward."""
+    return np.where(batch.scored_B, values_B, 0.0)
+
+
+def centred(batch: Batch, values_B: Array, singleton: str) -> Array:
+    """(B,) value − mean of its group."""
+    values_B = finite(batch, values_B)
+    count_B = group_count(batch)
+    mean_B = group_sum(batch, values_B) / np.maximum(count_B, 1)
+    difference_B = np.where(_all_equal(batch, values_B), 0.0, values_B - mean_B)
+    if singleton == "zero":
+        difference_B = np.where(count_B == 1, values_B, difference_B)
+    return finite(batch, difference_B)
+
+
+def _all_equal(batch: Batch, values_B: Array) -> Array:
+    group_B, scored_B = batch.group_B, batch.scored_B
+    groups = int(group_B.max(initial=-1)) + 1
+    highest, lowest = np.full(groups, -np.inf), np.full(groups, np.inf)
+    np.maximum.at(highest, group_B[scored_B], values_B[scored_B])
+    np.minimum.at(lowest, group_B[scored_B], values_B[scored_B])
+    equal: Array = (highest <= lowest)[group_B]
+    return equal
+
+
+def group_std_of(batch: Batch, values_B: Array, ddof: int, singleton: str) -> Array:
+    """(B,) standard deviation of a value inside its group; a group too small for it has 0, or 1 as in verl."""
+    count_B = group_count(batch)
+    difference_B = centred(batch, values_B, "self")
+    variance_B = group_sum(batch, difference_B**2) / np.maximum(count_B - ddof, 1)
+    return np.where((count_B <= 1) & (singleton == "zero"), 1.0, np.sqrt(variance_B))
+
+
+# --- baseline: (batch, rewards) -> advantages ----------------------------------------------------------------------
+
+
+@part("baseline")
+def recorded(batch: Batch, rewards: Rewards) -> Array:
+    """The advantages the trainer computed."""
+    return batch.column("advantages")
+
+
+@part("baseline")
+def none(batch: Batch, rewards: Rewards) -> Array:
+    """The reward itself."""
+    return finite(batch, rewards.response_B)[:, None]
+
+
+@part("baseline")
+def unit(batch: Batch, rewards: Rewards) -> Array:
+    """1 for every response: imitation."""
+    return np.ones((batch.shape[0], 1))
+
+
+@part("baseline")
+def group_mean(batch: Batch, rewards: Rewards, *, singleton: str) -> Array:
+    """Mean reward of the group."""
+    return centred(batch, rewards.response_B, singleton)[:, None]
+
+
+@part("baseline")
+def shifted_group_mean(batch: Batch, rewards: Rewards, *, shift: float) -> Array:
+    """Mean reward of the group plus a constant (AsymRE)."""
+    return finite(batch, centred(batch, rewards.response_B, "self") - shift)[:, None]
+
+
+@part("baseline")
+def batch_mean(batch: Batch, rewards: Rewards) -> Array:
+    """Mean reward of the batch."""
+    values_B = finite(batch, rewards.response_B)
+    return finite(batch, values_B - values_B.sum() / max(batch.scored_B.sum(), 1))[:, None]
+
+
+@part("baseline")
+def leave_one_out(batch: Batch, rewards: Rewards, *, singleton: str) -> Array:
+    """Mean reward of the group's other responses."""
+    count_B = group_count(batch)
+    difference_B = centred(batch, rewards.response_B, singleton)
+    return np.where(count_B > 1, difference_B * count_B / np.maximum(count_B - 1, 1), difference_B)[:, None]
+
+
+@part("baseline")
+def length_weighted_mean(batch: Batch, rewards: Rewards, *, singleton: str) -> Array:
+    """Mean reward of the group, longer responses counting for more (OPO)."""
+    values_B = finite(batch, rewards.response_B)
+    length_B = batch.mask_BT.sum(1) * batch.scored_B
+    mean_B = group_sum(batch, values_B * length_B) / np.maximum(group_sum(batch, length_B), 1e-300)
+    difference_B = np.where(_all_equal(batch, values_B), 0.0, values_B - mean_B)
+    if singleton == "zero":
+        difference_B = np.where(group_count(batch) == 1, values_B, difference_B)
+    return finite(batch, difference_B)[:, None]
+
+
+@part("baseline")
+def greedy(batch: Batch, rewards: Rewards) -> Array:
+    """Reward of the greedy answer (ReMax); of token rewards, what is still to come counts."""
+    to_come = rewards.response_B[:, None]
+    if rewards.token_BT is not None:
+        to_come = discounted(rewards.token_BT, batch.mask_BT, 1.0)
+    return np.where(batch.scored_B[:, None], to_come - batch["greedy_reward"][:, None], 0.0)
+
+
+@part("baseline")
+def given(batch: Batch, rewards: Rewards) -> Array:
+    """A baseline that comes with the batch: a tracker, a search, a value of the prompt."""
+    return np.where(batch.scored_B[:, None], rewards.response_B[:, None] - batch.column("baselines"), 0.0)
+
+
+@part("baseline")
+def pool_mean(batch: Batch, rewards: Rewards) -> Array:
+    """Mean reward over every response ever sampled for the prompt (Reinforce-Ada)."""
+    return finite(batch, rewards.response_B - batch["pool_mean"])[:, None]
+
+
+@part("baseline")
+def second_best(batch: Batch, rewards: Rewards) -> Array:
+    """Only the best response of a group has an advantage: its lead over the second best (pass@k)."""
+    advantage_B = np.zeros(batch.shape[0])
+    for group in np.unique(batch.group_B):
+        rows = np.flatnonzero((batch.group_B == group) & batch.scored_B)
+        if len(rows) > 1:
+            order = rows[np.argsort(-rewards.response_B[rows], kind="stable")]
+            advantage_B[order[0]] = rewards.response_B[order[0]] - rewards.response_B[order[1]]
+    return advantage_B[:, None]
+
+
+@part("baseline")
+def return_to_go(batch: Batch, rewards: Rewards, *, gamma: float) -> Array:
+    """Discounted sum of the token rewards from here on; tokens that do not count are stepped over."""
+    return discounted(rewards.per_token(batch), batch.mask_BT, gamma)
+
+
+def discounted(rewards_BT: Array, mask_BT: Array, gamma: float) -> Array:
+    """(B, T) Σ γ^k r over the tokens that count from each position on."""
+    running_B = np.zeros(len(rewards_BT))
+    returns_BT = np.zeros_like(rewards_BT)
+    for t in reversed(range(rewards_BT.shape[1])):
+        counts_B = mask_BT[:, t] > 0
+        running_B = np.where(counts_B, rewards_BT[:, t] + gamma * running_B, running_B)
+        returns_BT[:, t] = np.where(counts_B, running_B, 0.0)
+    return returns_BT
+
+
+@part("baseline")
+def gae(batch: Batch, rewards: Rewards, *, gamma: float, lam: float) -> Array:
+    """Generalised advantage estimation with the critic's values (arXiv 1506.02438)."""
+    return generalised(rewards.per_token(batch), batch["values"], batch.mask_BT, gamma, lam)
+
+
+def generalised(rewards_BT: Array, values_BT: Array, mask_BT: Array, gamma: float, lam: float) -> Array:
+    """(B, T) Σ (γλ)^k δ; tokens that do not count are stepped over."""
+    next_value_B, running_B = np.zeros(len(rewards_BT)), np.zeros(len(rewards_BT))
+    advantages_BT = np.zeros_like(rewards_BT)
+    for t in reversed(range(rewards_BT.shape[1])):
+        counts_B = mask_BT[:, t] > 0
+        delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
+        running_B = np.where(counts_B, delta_B + gamma * lam * running_B, running_B)
+        next_value_B = np.where(counts_B, values_BT[:, t], next_value_B)
+        advantages_BT[:, t] = np.where(counts_B, running_B, 0.0)
+    return advantages_BT
+
+
+@part("baseline")
+def macro_gae(batch: Batch, rewards: Rewards, *, gamma: float, lam: float) -> Array:
+    """GAE over macro actions: a segment's tokens share one advantage, with its tokens' mean value (MA-RLHF)."""
+    rows, _ = batch.shape
+    segments_BT = batch["segments"].astype(np.int64)
+    count = int(segments_BT.max(initial=0)) + 1
+    rewards_BT = rewards.per_token(batch)
+
+    def per_segment(values_BT: Array) -> Array:
+        flat = (np.arange(rows)[:, None] * count + segments_BT).ravel()
+        sums = np.bincount(flat, (values_BT * batch.mask_BT).ravel(), rows * count)
+        reshaped: Array = sums.reshape(rows, count)
+        return reshaped
+
+    size_BS = per_segment(np.ones(batch.shape))
+    values_BS = per_segment(batch["values"]) / np.maximum(size_BS, 1)
+    advantages_BS = generalised(per_segment(rewards_BT), values_BS, size_BS, gamma, lam)
+    return np.take_along_axis(advantages_BS, segments_BT, axis=1) * batch.mask_BT
+
+
+@part("baseline")
+def optimal_token(batch: Batch, rewards: Rewards, *, by: str, zero_tail: bool, eps: float) -> Array:
+    """Return minus the group's mean return at the same position, weighted by Σ(1 − 2q + Σπ²) (optimal token baseline).
+
+    `by` is `position`, or `count` to compare the n-th counting token of each response where tool output lies between.
+    """
+    mask_BT = batch.mask_BT
+    returns_BT = np.cumsum((rewards.per_token(batch) * mask_BT)[:, ::-1], axis=1)[:, ::-1]
+    weight_BT = 1 - 2 * np.exp(batch["old_log_probs"]) + batch["sum_pi_squared"]
+    if "is_weights" in batch:
+        weight_BT = weight_BT * batch.column("is_weights") ** 2
+    weight_BT = np.cumsum(weight_BT * mask_BT, axis=1)
+    # By count: what counts is moved to the front, compared there, and moved back.
+    order_BT = np.argsort(mask_BT == 0, axis=1, kind="stable") if by == "count" else None
+
+    def front(values_BT: Array) -> Array:
+        return values_BT if order_BT is None else np.take_along_axis(values_BT, order_BT, axis=1)
+
+    R_BT, W_BT, m_BT = front(returns_BT), front(weight_BT), front(mask_BT)
+    baseline_BT = np.zeros_like(R_BT)
+    for group in np.unique(batch.group_B):
+        rows = np.flatnonzero((batch.group_B == group) & ((m_BT.any(1)) if by == "count" else True))
+        if len(rows) < 2:
+            continue
+        weights = W_BT[rows] * m_BT[rows]
+        baseline_BT[rows] = (R_BT[rows] * weights).sum(0) / (weights.sum(0) + eps)
+        lengths = m_BT[rows].sum(1)
+        longest, second = np.sort(lengths)[::-1][:2]
+        if zero_tail and longest > second:
+            baseline_BT[rows[np.argmax(lengths)], int(second) :] = 0.0
+    advantages_BT = np.zeros_like(returns_BT)
+    if order_BT is None:
+        advantages_BT = R_BT - baseline_BT
+    else:
+        np.put_along_axis(advantages_BT, order_BT, R_BT - baseline_BT, axis=1)
+    return advantages_BT * mask_BT
+
+
+@part("baseline")
+def segment_values(batch: Batch, rewards: Rewards) -> Array:
+    """V(end of the segment) − V(its start), the values estimated by sampling on from there (SPO).
+
+    `values` holds V at the segment's start on each of its tokens; the last segment ends at the reward.
+    """
+    segments_BT = batch["segments"].astype(np.int64)
+    values_BT, mask_BT = batch["values"], batch.mask_BT > 0
+    advantages_BT = np.zeros(batch.shape)
+    next_B = np.where(batch.scored_B, rewards.response_B, 0.0)
+    current_B, segment_B = next_B.copy(), np.full(batch.shape[0], -1)
+    for t in reversed(range(batch.shape[1])):
+        counts_B = mask_BT[:, t]
+        enters_B = counts_B & (segments_BT[:, t] != segment_B)
+        next_B = np.where(enters_B, current_B, next_B)
+        segment_B = np.where(enters_B, segments_BT[:, t], segment_B)
+        current_B = np.where(counts_B, values_BT[:, t], current_B)
+        advantages_BT[:, t] = np.where(counts_B, next_B - values_BT[:, t], 0.0)
+    return advantages_BT
+
+
+@part("baseline")
+def turn_leave_one_out(batch: Batch, rewards: Rewards, *, gamma: float) -> Array:
+    """Return from a turn on, minus the mean of the group's other responses at the same turn (TRLOO)."""
+    returns_BN, present_BN, turns_BT = _turn_returns(batch, rewards, gamma)
+    advantages_BN = np.zeros_like(returns_BN)
+    for group in np.unique(batch.group_B):
+        rows = (batch.group_B == group)[:, None] & present_BN
+        count_N = rows.sum(0)
+        total_N = (returns_BN * rows).sum(0)
+        others = (total_N - returns_BN) / np.maximum(count_N - 1, 1)
+        advantages_BN = np.where(rows, np.where(count_N > 1, returns_BN - others, 0.0), advantages_BN)
+    return np.take_along_axis(advantages_BN, turns_BT, axis=1) * batch.mask_BT
+
+
+@part("baseline")
+def normalised_turn_returns(batch: Batch, rewards: Rewards, *, gamma: float, eps: float) -> Array:
+    """Turn rewards normalised inside the group, then their discounted sum over the turns to come (IGPO)."""
+    turns_BT = batch["turns"].astype(np.int64)
+    rewards_BN, present_BN = _per_turn(batch, rewards.per_token(batch), turns_BT)
+    normal_BN = np.zeros_like(rewards_BN)
+    for group in np.unique(batch.group_B):
+        rows = (batch.group_B == group)[:, None] & present_BN
+        values = rewards_BN[rows]
+        deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+        centre = values.mean() if len(values) else 0.0
+        normal_BN = np.where(rows, (rewards_BN - centre) / (deviation + eps), normal_BN)
+    returns_BN = discounted(normal_BN, present_BN.astype(np.float64), gamma)
+    return np.take_along_axis(returns_BN, turns_BT, axis=1) * batch.mask_BT
+
+
+def _per_turn(batch: Batch, values_BT: Array, turns_BT: Array) -> tuple[Array, Array]:
+    rows, count = batch.shape[0], int(turns_BT.max(initial=0)) + 1
+    flat = (np.arange(rows)[:, None] * count + turns_BT).ravel()
+    sums = np.bincount(flat, (values_BT * batch.mask_BT).ravel(), rows * count).reshape(rows, count)
+    present = np.bincount(flat, batch.mask_BT.ravel(), rows * count).reshape(rows, count) > 0
+    return sums, present
+
+
+def _turn_returns(batch: Batch, rewards: Rewards, gamma: float) -> tuple[Array, Array, Array]:
+    turns_BT = batch["turns"].astype(np.int64)
+    rewards_BN, present_BN = _per_turn(batch, rewards.per_token(batch), turns_BT)
+    return discounted(rewards_BN, present_BN.astype(np.float64), gamma), present_BN, turns_BT
+
+
+@part("baseline")
+def episode_and_step(
+    batch: Batch, rewards: Rewards, *, gamma: float, step_weight: float, normalise: bool, eps: float
+) -> Array:
+    """Group advantage of the episode plus that of each step among steps from the same state (GiGPO)."""
+    episode_B = centred(batch, rewards.response_B, "self")
+    if normalise:
+        episode_B = episode_B / (group_std_of(batch, rewards.response_B, 1, "self") + eps)
+    returns_BN, present_BN, turns_BT = _turn_returns(batch, rewards, gamma)
+    anchors_BT = batch["anchors"].astype(np.int64)
+    anchors_BN = np.zeros(returns_BN.shape, np.int64)
+    np.put_along_axis(anchors_BN, turns_BT, anchors_BT, axis=1)
+    step_BN = np.zeros_like(returns_BN)
+    for group in np.unique(batch.group_B):
+        rows = (batch.group_B == group)[:, None] & present_BN
+        for anchor in np.unique(anchors_BN[rows]):
+            same = rows & (anchors_BN == anchor)
+            values = returns_BN[same]
+            deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+            scale = deviation + eps if normalise else 1.0
+            step_BN[same] = (values - values.mean()) / scale
+    step_BT = np.take_along_axis(step_BN, turns_BT, axis=1)
+    return (episode_B[:, None] + step_weight * step_BT) * batch.mask_BT
+
+
+@part("baseline")
+def budget_relative(batch: Batch, rewards: Rewards) -> Array:
+    """Mean return of the budgets still to come minus a baseline mixed from past budgets and the group (BRPO).
+
+    A segment is the part of a response between two budgets; `rewards` holds, on a segment's last token, the score an
+    answer at that budget gets.
+    """
+    segments_BT = batch["segments"].astype(np.int64)
+    scores_BS, present_BS = _per_turn(batch, rewards.per_token(batch), segments_BT)
+    count_B = np.maximum(present_BS.sum(1), 1)
+    S = present_BS.shape[1]
+    to_come_BS = np.cumsum((scores_BS * present_BS)[:, ::-1], axis=1)[:, ::-1] / count_B[:, None]
+    past_BS = np.cumsum(scores_BS * present_BS, axis=1) - scores_BS * present_BS
+    mean_past_BS = past_BS / np.maximum(np.arange(S)[None, :], 1)
+    advantages_BS = np.zeros_like(scores_BS)
+    remaining_S = (S - np.arange(S)) / S
+    for group in np.unique(batch.group_B):
+        rows = np.flatnonzero(batch.group_B == group)
+        for s in range(S):
+            own = to_come_BS[rows, s]
+            level = own.mean()
+            baseline = (s * mean_past_BS[rows, s] * remaining_S[s] + (S - s) * level) / S
+            advantages_BS[rows, s] = own - baseline
+    return np.take_along_axis(advantages_BS, segments_BT, axis=1) * batch.mask_BT
+
+
+@part("baseline")
+def prefix_tree(batch: Batch, rewards: Rewards, *, eps: float, td_weight: float) -> Array:
+    """Group-normalised reward plus a correction where responses of a group part ways (TEMPO).
+
+    V(prefix) is the mean reward of the responses that begin with it; the correction at a token is V after − V before.
+    """
+    base_B = centred(batch, rewards.response_B, "self") / (group_std_of(batch, rewards.response_B, 1, "self") + eps)
+    ids, mask = batch["ids"].astype(np.int64), batch.mask_BT > 0
+    correction_BT = np.zeros(batch.shape)
+    values_B = finite(batch, rewards.response_B)
+    for group in np.unique(batch.group_B):
+        rows = np.flatnonzero((batch.group_B == group) & batch.scored_B)
+        nodes: dict[tuple[int, ...], list[int]] = {(): rows.tolist()}
+        while nodes:
+            following: dict[tuple[int, ...], list[int]] = {}
+            for prefix, members in nodes.items():
+                before = values_B[members].mean()
+                children: dict[int, list[int]] = {}
+                for row in members:
+                    if len(prefix) < ids.shape[1] and mask[row, len(prefix)]:
+                        children.setdefault(int(ids[row, len(prefix)]), []).append(int(row))
+                for token, below in children.items():
+                    if len(children) > 1:
+                        correction_BT[below, len(prefix)] = values_B[below].mean() - before
+                    if len(below) > 1:
+                        following[(*prefix, token)] = below
+            nodes = following
+    return (base_B[:, None] + td_weight * correction_BT) * batch.mask_BT
+
+
+# --- scale: (batch, rewards, advantages) -> advantages --------------------------------------------------------------
+
+
+@part("scale")
+def group_std(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float, ddof: int, singleton: str) -> Array:
+    """Standard deviation of the group's rewards, plus ε."""
+    deviation_B = group_std_of(batch, rewards.response_B, ddof, singleton) + eps
+    return np.divide(advantages, deviation_B[:, None], out=np.zeros_like(advantages), where=deviation_B[:, None] > 0)
+
+
+@part("scale")
+def batch_std_of_rewards(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float) -> Array:
+    """Standard deviation of all rewards of the batch, plus ε."""
+    values = rewards.response_B[batch.scored_B]
+    deviation = (values.std(ddof=1) if len(values) > 1 else 0.0) + eps
+    return advantages / deviation if deviation > 0 else np.zeros_like(advantages)
+
+
+@part("scale")
+def batch_whiten(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float) -> Array:
+    """Minus the batch's mean advantage, divided by its standard deviation, plus ε; over responses."""
+    scored = batch.scored_B
+    values = advantages[scored, 0]
+    if not len(values):
+        return advantages
+    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+    whitened = (advantages - values.mean()) / (deviation + eps) if deviation + eps > 0 else np.zeros_like(advantages)
+    return np.where(scored[:, None], whitened, 0.0)
+
+
+@part("scale")
+def token_whiten(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float) -> Array:
+    """Minus the mean over all tokens, divided by √(variance + ε); a long response counts more often."""
+    mask_BT = batch.mask_BT
+    count = mask_BT.sum()
+    if count < 2:
+        return np.zeros(batch.shape)
+    mean = (advantages * mask_BT).sum() / count
+    variance = (np.square(advantages - mean) * mask_BT).sum() / (count - 1)
+    if variance + eps <= 0:
+        return np.zeros(batch.shape)
+    whitened: Array = (advantages - mean) / np.sqrt(variance + eps) * mask_BT
+    return whitened
+
+
+@part("scale")
+def group_mean_reward(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float) -> Array:
+    """Mean reward of the group plus ε (MaxRL)."""
+    mean_B = group_sum(batch, finite(batch, rewards.response_B)) / np.maximum(group_count(batch), 1) + eps
+    return np.divide(advantages, mean_B[:, None], out=np.zeros_like(advantages), where=mean_B[:, None] != 0)
+
+
+@part("scale")
+def share_with_reward(batch: Batch, rewards: Rewards, advantages: Array, *, divisor: float) -> Array:
+    """Share of responses whose reward is not 0, times a constant (GPG as in verl)."""
+    nonzero = np.count_nonzero(finite(batch, rewards.response_B))
+    return advantages * len(batch.scored_B) / max(nonzero, 1) / divisor
+
+
+@part("scale")
+def share_with_signal(batch: Batch, rewards: Rewards, advantages: Array, *, divisor: float) -> Array:
+    """Share of responses in a group whose rewards differ, times a constant (GPG as in its paper)."""
+    alive = np.count_nonzero(~_all_equal(batch, finite(batch, rewards.response_B)))
+    return advantages * len(batch.scored_B) / max(alive, 1) / divisor
+
+
+@part("scale")
+def beta_density(batch: Batch, rewards: Rewards, advantages: Array, *, limit: float) -> Array:
+    """Density of a Beta distribution fitted to the batch's success rates (BNPO)."""
+    values_B = finite(batch, rewards.response_B)
+    _, first = np.unique(batch.group_B, return_index=True)
+    rate_B = group_sum(batch, values_B) / np.maximum(group_count(batch), 1)
+    rates = rate_B[first]
+    mean, variance = rates.mean(), rates.var()
+    common = mean * (1 - mean) / variance - 1 if variance > 0 else 0.0
+    a, b = (max(mean * common, 0.0), max((1 - mean) * common, 0.0)) if common > 0 else (0.0, 0.0)
+    alpha, beta = max(1 + a / 3, 1.0), max(1 + b / 3, 1.0)
+    inside_B = np.clip(rate_B, 1e-12, 1 - 1e-12)
+    log_density_B = (alpha - 1) * np.log(inside_B) + (beta - 1) * np.log(1 - inside_B) - _log_beta(alpha, beta)
+    scale_B = np.minimum(np.exp(-log_density_B), limit)
+    return advantages * scale_B[:, None]
+
+
+def _log_beta(alpha: float, beta: float) -> float:
+    return lgamma(alpha) + lgamma(beta) - lgamma(alpha + beta)
+
+
+@part("scale")
+def pool_std(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float) -> Array:
+    """Standard deviation of every reward ever seen for the prompt, plus ε (Reinforce-Ada)."""
+    return advantages / (batch["pool_std"][:, None] + eps)
+
+
+@part("scale")
+def constant(batch: Batch, rewards: Rewards, advantages: Array, *, divisor: float) -> Array:
+    """A constant."""
+    return advantages / divisor

@@ -1,0 +1,85 @@
+"""Modulation: how the advantage changes from token to token, or from response to response."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unipo_hooks.objective.inputs import Array, Batch
+from unipo_hooks.objective.parts.advantage import group_sum
+from unipo_hooks.objective.parts.types import part
+
+
+@part("modulation")
+def given_weights(batch: Batch, advantages: Array) -> Array:
+    """Times a weight of each token that comes with the batch (TW-GRPO, THR)."""
+    return advantages * batch["token_weights"]
+
+
+@part("modulation")
+def planning_bonus(batch: Batch, advantages: Array, *, alpha: float) -> Array:
+    """+ α|A| on planning tokens (HICRA)."""
+    return advantages + alpha * np.abs(advantages) * batch["planning"]
+
+
+@part("modulation")
+def entropy_penalty(batch: Batch, advantages: Array, *, gamma: float, limit: float) -> Array:
+    """− γ · the response's mean entropy; a response above the limit does not count (GTPO)."""
+    mean_B1 = batch.mean_over_tokens(batch["entropies"])
+    return np.where(mean_B1 > limit, 0.0, advantages - gamma * mean_B1)
+
+
+@part("modulation")
+def entropy_share(batch: Batch, advantages: Array, *, weight: float) -> Array:
+    """+ weight · a token's share of the entropy at its position over the group's successful responses (GTPO-S)."""
+    entropies_BT = batch["entropies"] * (advantages > 0)
+    total_BT = np.stack([group_sum(batch, column_B) for column_B in entropies_BT.T], axis=1)
+    count_BT = np.stack([group_sum(batch, column_B) for column_B in ((advantages > 0) * batch.mask_BT).T], axis=1)
+    share_BT = np.divide(entropies_BT, total_BT, out=np.zeros(batch.shape), where=total_BT > 0) * count_BT
+    return np.where(advantages > 0, advantages + weight * share_BT, advantages)
+
+
+@part("modulation")
+def negatives_by_length(batch: Batch, advantages: Array, *, strength: float) -> Array:
+    """A negative response shorter than its group's mean is pushed down harder (View-R1, form of the factor ours)."""
+    length_B = batch.mask_BT.sum(1)
+    mean_B = group_sum(batch, length_B) / np.maximum(group_sum(batch, np.ones_like(length_B)), 1)
+    factor_B = 1 + strength * np.clip(1 - length_B / np.maximum(mean_B, 1), 0.0, 1.0)
+    return np.where(advantages < 0, advantages * factor_B[:, None], advantages)
+
+
+@part("modulation")
+def nearest_history(batch: Batch, advantages: Array) -> Array:
+    """The smaller of two mixtures of this step's advantage with that against all rewards so far (DCPO's SAS)."""
+    visits_B1 = batch["visits"][:, None]
+    total = batch["historic_advantages"][:, None]
+    new = (visits_B1 - 1) / visits_B1 * advantages + total / visits_B1
+    old = (visits_B1 - 1) / visits_B1 * total + advantages / visits_B1
+    return np.where(np.abs(new) < np.abs(old), new, old)
+
+
+@part("modulation")
+def consistency_blend(batch: Batch, advantages: Array, *, gamma: float, rho: float) -> Array:
+    """w · local + (1 − w) · advantage over the whole batch, w = σ(γ(H − ρ)), H the entropy of the answers (COPO)."""
+    answers, group_B = batch["answers"], batch.group_B
+    groups = np.unique(group_B)
+    entropy_B, rate_B = np.zeros(len(group_B)), np.zeros(len(group_B))
+    reward_B = np.where(batch.scored_B, batch["reward"], 0.0)
+    rates = []
+    for group in groups:
+        rows = group_B == group
+        share = np.unique(answers[rows], return_counts=True)[1] / rows.sum()
+        entropy_B[rows] = -(share * np.log(share)).sum()
+        rate_B[rows] = reward_B[rows].mean()
+        rates.append(reward_B[rows].mean())
+    deviation = np.std(rates)
+    overall_B = (rate_B - np.mean(rates)) / deviation if deviation > 0 else np.zeros(len(group_B))
+    weight_B1 = (0.5 * (1 + np.tanh(0.5 * gamma * (entropy_B - rho))))[:, None]
+    return weight_B1 * advantages + (1 - weight_B1) * overall_B[:, None]
+
+
+@part("modulation")
+def sharpened_by_novelty(batch: Batch, advantages: Array, *, strength: float) -> Array:
+    """Larger for correct responses the policy found unlikely (XRPO; form of the factor not verified)."""
+    mean_B1 = batch.mean_over_tokens(batch["old_log_probs"])
+    novelty = 1 + strength * np.clip(-mean_B1, 0.0, 1.0)
+    return np.where(advantages > 0, advantages * novelty, advantages)

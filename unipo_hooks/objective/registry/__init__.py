@@ -1,0 +1,1 @@
+"""Algorithms and what is said of their parts, as JSON."""
