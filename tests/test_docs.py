@@ -55,8 +55,7 @@ def test_files_a_document_names_exist(document):
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / link).exists(), link
     for path in re.findall(r"`((?:unipo_hooks|adapters|tests|examples|viewer_static)/[\w./-]+)`", text):
-        if not path.startswith("unipo_hooks/objective"):  # named as what is not here yet
-            assert (ROOT / path).exists(), path
+        assert (ROOT / path).exists(), path
 
 
 def test_make_targets_in_the_documents_exist():

@@ -20,7 +20,7 @@ HEAVY = {"torch", "trl", "transformers", "datasets", "accelerate", "verl", "wand
 GROUPS: dict[str, set[str]] = {
     "vocabulary": {"algorithm_spec", "channels", "errors", "record", "schema", "schemas"},
     "objective": {"algorithms", "objective"},
-    "tools": {"metrics", "policy", "text"},
+    "tools": {"metrics", "policy", "reconcile", "text"},
     "bundle": {"bundle"},
     "capture": {"recorder", "session"},
     "export": {"export"},
@@ -33,8 +33,8 @@ GROUPS: dict[str, set[str]] = {
 MAY_KNOW: dict[str, set[str]] = {
     "vocabulary": set(),
     "objective": {"vocabulary"},
-    "tools": {"vocabulary"},
-    "bundle": {"vocabulary", "tools"},
+    "tools": {"vocabulary", "objective"},
+    "bundle": {"vocabulary", "objective", "tools"},
     "capture": {"vocabulary", "objective", "tools", "bundle"},
     "export": {"vocabulary", "objective", "bundle"},
     "front": {"vocabulary", "objective", "bundle", "export", "examples"},

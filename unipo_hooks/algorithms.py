@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -123,15 +124,27 @@ def get(algorithm: AlgorithmSpec | Mapping[str, Any] | str) -> AlgorithmSpec:
         return check(_parsed(dict(algorithm), "the definition"))
     known = _every()
     if algorithm not in known:
-        near = get_close_matches(algorithm, known, n=3)
+        near = _near(algorithm, known)
         hint = f"did you mean {' or '.join(near)}?" if near else "`unipo-hooks algorithms` lists them"
         raise AlgorithmError(f"no algorithm {algorithm!r}; {hint}")
     return known[algorithm]
 
 
+def _near(name: str, known: Mapping[str, AlgorithmSpec]) -> list[str]:
+    """Up to three ids somebody who wrote `name` may mean: by name, by how they begin, by spelling."""
+    plain = re.sub(r"[^a-z0-9.]+", "_", name.lower().replace("+", "p")).strip("_")
+    begin = [each for each in known if plain and each.startswith(plain)]
+    names = {spec.name.lower(): each for each, spec in known.items()}
+    called = [names[each] for each in get_close_matches(name.lower(), names, n=1, cutoff=0.8)]
+    return list(dict.fromkeys([*called, *begin, *get_close_matches(plain, known, n=3)]))[:3]
+
+
 def confirmations(algorithm: str) -> tuple[Confirmation, ...]:
-    """What an algorithm was compared with, and with what error; empty for one that was compared with nothing."""
-    return _confirmed().get(algorithm, ())
+    """What an algorithm was compared with, and with what error; empty for one that was compared with nothing.
+
+    Nor has one a user registered in the place of a shipped one been compared.
+    """
+    return () if algorithm in _OWN else _confirmed().get(algorithm, ())
 
 
 def register(algorithm: AlgorithmSpec | Mapping[str, Any] | str | Path, *, replace: bool = False) -> AlgorithmSpec:
@@ -164,11 +177,28 @@ def register(algorithm: AlgorithmSpec | Mapping[str, Any] | str | Path, *, repla
 
 
 def register_folder(folder: str | Path) -> list[AlgorithmSpec]:
-    """Register every `*.json` of a directory. Raises AlgorithmError for a folder that is none and a file that is wrong."""
+    """Register every `*.json` of a directory. Raises AlgorithmError where there is none, or a file is wrong."""
     path = Path(folder)
     if not path.is_dir():
         raise AlgorithmError(f"{folder}: no such directory of algorithms")
     return [register(file) for file in sorted(path.glob("*.json"))]
+
+
+def registered(algorithms: Any) -> list[AlgorithmSpec]:
+    """Register whatever is given: a directory, a file, a spec, its JSON, or several of these."""
+    if isinstance(algorithms, str | Path | os.PathLike):
+        path = Path(algorithms)
+        return register_folder(path) if path.is_dir() else [register(path)]
+    if isinstance(algorithms, AlgorithmSpec | Mapping):
+        return [register(algorithms)]
+    return [spec for each in algorithms for spec in registered(each)]
+
+
+def chosen(algorithm: AlgorithmSpec | Mapping[str, Any] | str | os.PathLike[str]) -> AlgorithmSpec:
+    """An algorithm by id, spec or JSON, or from a path to a JSON file, which is registered."""
+    if isinstance(algorithm, os.PathLike) or (isinstance(algorithm, str) and algorithm.endswith(".json")):
+        return register(Path(algorithm))
+    return get(algorithm)
 
 
 def register_part(
@@ -301,6 +331,7 @@ def from_unipo(definition: Mapping[str, Any], where: str = "the definition") -> 
 __all__ = [
     "Confirmation",
     "Difference",
+    "chosen",
     "confirmations",
     "describe",
     "diff",
@@ -313,6 +344,7 @@ __all__ = [
     "register",
     "register_folder",
     "register_part",
+    "registered",
     "scope",
     "written",
 ]

@@ -110,6 +110,23 @@ CHANNELS: dict[str, Channel] = {
             "",
             "Further factors of 0 or 1 the trainer put on the policy term (entropy quantile, off-policy mask).",
         ),
+        Channel(
+            "token_objective",
+            "float32",
+            "token",
+            "update",
+            "",
+            "What the token adds to the objective; stored only where a part of the user's own computes it.",
+        ),
+        Channel(
+            "gradient_weight",
+            "float32",
+            "token",
+            "update",
+            "",
+            "Derivative of the loss by the token's log-probability; stored only where a part of the user's own "
+            "computes it.",
+        ),
         Channel("reward", "float32", "response", "rollout", "", "The response's scalar reward."),
         Channel(
             "reward_components", "float32", "response", "rollout", "", "What each reward function gave the response."
@@ -153,6 +170,7 @@ METRICS: dict[str, str] = {
     "clip_fraction": "Share of the tokens that count whose ratio left the clip range the way its advantage pushes.",
     "clip_fraction_low": "The part of it below the range, with a negative advantage.",
     "clip_fraction_high": "The part of it above the range, with a positive advantage.",
+    "loss_gap": "How far the loss recomputed from captured tokens is from the trainer's own; rounding is about 1e-7.",
     "grad_norm": "Norm of the gradient before clipping, where the trainer logged it.",
     "learning_rate": "Learning rate of the update.",
 }

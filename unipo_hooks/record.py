@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.schema import Header, Kind, Trainer
 
 Array = NDArray[Any]
@@ -34,6 +35,12 @@ class RunInfo:
     """Whether the importance ratio is one a token or one a response."""
     clip_range: tuple[float, float] | None = None
     """(1 - ε_low, 1 + ε_high) where the trainer clips the ratio PPO's way; None elsewhere."""
+    algorithm: AlgorithmSpec | None = None
+    """The algorithm the trainer's settings come to; None where they are not understood."""
+    algorithm_notes: tuple[str, ...] = ()
+    """Settings that change the loss and are not understood, a line each."""
+    algorithms: tuple[AlgorithmSpec, ...] = ()
+    """Algorithms the user registered, to go into the bundle."""
     first_update: int = 0
     """The update this start of the trainer begins with: above 0 where it resumes."""
     rank: int = 0
@@ -92,6 +99,12 @@ class CapturedMicroBatch:
     """As the trainer returned it: divided for accumulation, bonus and router loss included."""
     num_items_in_batch: float | None = None
     """Tokens the trainer normalises by, where it does."""
+    update_tokens: float | None = None
+    """Tokens a token mean over the whole update divides by, per data-parallel rank."""
+    update_rows: float | None = None
+    """Responses a mean over the whole update divides by, per data-parallel rank."""
+    token_loss_bT: Array | None = None
+    """The trainer's own loss of each token, (b, T) or (b, 1): compared with ours, not stored."""
     entropy_coef: float | None = None
     entropy_bonus: float | None = None
     """Mean entropy the coefficient multiplies, divided for accumulation; the loss holds -coef × bonus."""
@@ -134,7 +147,8 @@ class CapturedUpdate:
     @property
     def nbytes(self) -> int:
         """Host memory of its arrays, in bytes."""
-        return sum(m.rows_b.nbytes + _total(m.channels.values()) for m in self.micro_batches)
+        compared = _total(m.token_loss_bT for m in self.micro_batches if m.token_loss_bT is not None)
+        return compared + sum(m.rows_b.nbytes + _total(m.channels.values()) for m in self.micro_batches)
 
 
 def _total(arrays: Any) -> int:

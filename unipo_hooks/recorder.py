@@ -52,7 +52,7 @@ class Recorder:
         self._strict, self._block, self._queue_bytes = strict, on_full == "block", queue_bytes
         writer = open_writer(Path(path), run, self.policy)
         self.path = writer.path
-        self._session = Session(run, self.policy, writer)
+        self._session = Session(run, self.policy, writer, self._hurried)
         self._queue: deque[Item] = deque()
         self._waiting_bytes = 0
         self._busy = False
@@ -126,6 +126,10 @@ class Recorder:
             self._queue.append(item)
             self._waiting_bytes += item.nbytes
             self._changed.notify_all()
+
+    def _hurried(self) -> bool:
+        """Whether half of the queue is taken: what can be recomputed later is then left out."""
+        return self._waiting_bytes > self._queue_bytes // 2
 
     def _fits(self, item: Item) -> bool:
         return not self._queue or self._waiting_bytes + item.nbytes <= self._queue_bytes

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from unipo_hooks.algorithm_spec import AlgorithmSpec
+
 FORMAT = "unipo-bundle"
 VERSION = "1.0"
 """Bundle version, `major.minor`: the major number changes only when a meaning changes."""
@@ -125,6 +127,8 @@ class Lost(_Model):
     updates: int = 0
     tokens: int = 0
     bytes: int = 0
+    reconciliations: int = 0
+    """Updates whose loss was not recomputed because the queue was filling up; nothing of them is missing."""
     reason: str | None = None
 
 
@@ -150,6 +154,11 @@ class Manifest(_Model):
     reward_names: list[str] = []
     policy: dict[str, Any] = {}
     algorithm: dict[str, Any] | None = None
+    """The algorithm that ran, in the form of `AlgorithmSpec`."""
+    algorithm_notes: list[str] = []
+    """What of the trainer's settings is not understood, and why a loss could not be recomputed."""
+    algorithms: list[dict[str, Any]] = []
+    """Algorithms the user registered, in the same form: data only."""
     attempts: list[Attempt]
     lost: Lost = Lost()
     cost: Cost = Cost()
@@ -191,6 +200,16 @@ class MicroBatchLine(_Model):
     entropy_bonus: float | None = None
     router_loss: float | None = None
     dtype: str = "float32"
+    update_tokens: float | None = None
+    """Tokens a token mean over the whole update divides by, per data-parallel rank."""
+    update_rows: float | None = None
+    """Responses a mean over the whole update divides by, per data-parallel rank."""
+    loss_gap: float | None = None
+    """Loss recomputed from what was captured minus the trainer's; absent where it could not be recomputed."""
+    loss_tolerance: float | None = None
+    """The largest gap that rounding explains."""
+    token_gap: float | None = None
+    """Largest difference of one token's loss, relative to max(1, the largest)."""
 
 
 class UpdateLine(_Model):
@@ -247,6 +266,7 @@ JSON_SCHEMAS: dict[str, type[BaseModel]] = {
     "update_line": UpdateLine,
     "metrics_line": MetricsLine,
     "log_line": LogLine,
+    "algorithm": AlgorithmSpec,
 }
 """File stem in `unipo_hooks/schemas/` → the model it is generated from."""
 

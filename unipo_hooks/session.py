@@ -9,18 +9,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from unipo_hooks.algorithms import is_own_code
 from unipo_hooks.bundle.attempts import end_attempt
 from unipo_hooks.bundle.rows import rollout_rows, update_rows
 from unipo_hooks.bundle.writer import BundleWriter
 from unipo_hooks.channels import CHANNELS
+from unipo_hooks.errors import UnipoError
 from unipo_hooks.metrics import update_sums
 from unipo_hooks.policy import CapturePolicy, Pacing
+from unipo_hooks.reconcile import Gap, gap_of, with_results
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, RunInfo
 from unipo_hooks.schema import Kind, LogLine, MetricsLine, MicroBatchLine
 from unipo_hooks.text import TokenText
@@ -55,7 +58,10 @@ Item = CapturedRollout | CapturedUpdate | TrainerLog | Checkpoint
 class Session:
     """The writing thread's side: its state, and what it does with each record."""
 
-    def __init__(self, run: RunInfo, policy: CapturePolicy, writer: BundleWriter) -> None:
+    def __init__(
+        self, run: RunInfo, policy: CapturePolicy, writer: BundleWriter, hurried: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`hurried`: whether the queue is filling up, so that what can be left out should be."""
         self.final_status: Literal["finished", "interrupted"] = "finished"
         self.failure: str | None = None
         self._run, self._policy, self._writer = run, policy, writer
@@ -74,6 +80,10 @@ class Session:
         self._off = False
         self._earlier_cost = writer.manifest.cost
         self._hook_seconds = 0.0
+        self._hurried = hurried
+        self._told_of_gap = False
+        self._algorithm = run.algorithm
+        """None once the run's loss could not be recomputed."""
 
     def process(self, item: Item) -> None:
         """Do one record; whatever fails is contained."""
@@ -205,6 +215,9 @@ class Session:
             "is_first_step_after_rollout_phase": update.is_first_step_after_rollout_phase,
         }
         sums = update_sums(update, live, self._run)
+        gaps = self._gaps(update, live) if captured else [None] * len(update.micro_batches)
+        if known := [abs(gap.loss) for gap in gaps if gap is not None]:
+            sums["loss_gap"] = (sum(known), float(len(known)), sum(each * each for each in known))
         scalars: dict[str, float | None] = (
             {} if update.learning_rate is None else {"learning_rate": update.learning_rate}
         )
@@ -217,13 +230,62 @@ class Session:
                 "accumulation_steps": update.accumulation_steps,
                 "data_parallel_size": update.data_parallel_size,
                 "length_constant": update.length_constant,
-                "micro_batches": [_micro_batch_line(m, live[m.rollout]) for m in update.micro_batches],
+                "micro_batches": [
+                    _micro_batch_line(m, live[m.rollout], gap)
+                    for m, gap in zip(update.micro_batches, gaps, strict=True)
+                ],
             }
+            update = self._with_results(update, live)
             self._writer.add_update(line, update_rows(update, live, kept))
             self._note_channels(*(name for m in update.micro_batches for name in m.channels))
         total = self._run.header.totalSteps
         if update.kind == "train":
             self._progress = (update.update + 1) / total if total else None
+
+    def _gaps(self, update: CapturedUpdate, live: dict[int, CapturedRollout]) -> list[Gap | None]:
+        """How far each micro-batch's loss is from the trainer's; None where that cannot be said."""
+        unknown: list[Gap | None] = [None] * len(update.micro_batches)
+        if self._algorithm is None:
+            return unknown
+        if self._hurried():
+            self._writer.count_lost(reconciliations=1)
+            return unknown
+        try:
+            gaps = [gap_of(self._algorithm, m, live[m.rollout], update) for m in update.micro_batches]
+        except UnipoError as error:
+            self._algorithm = None
+            self._note(f"the loss cannot be recomputed: {error}")
+            return unknown
+        for gap in gaps:
+            if gap is not None and gap.above and not self._told_of_gap:
+                self._told_of_gap = True
+                self._tell_gap(gap, update)
+        return gaps
+
+    def _with_results(self, update: CapturedUpdate, live: dict[int, CapturedRollout]) -> CapturedUpdate:
+        """The update with what only the user's own code can compute, where its algorithm has such a part."""
+        spec = self._algorithm
+        if spec is None or not is_own_code(spec):
+            return update
+        parts = [with_results(spec, m, live[m.rollout], update) for m in update.micro_batches]
+        return replace(update, micro_batches=parts)
+
+    def _tell_gap(self, gap: Gap, update: CapturedUpdate) -> None:
+        causes = self._run.algorithm_notes or (
+            f"{self._run.trainer.trainer_class} may compute its loss in a way of its own",
+        )
+        log.warning(
+            "unipo-hooks: at update %d the loss recomputed from the captured tokens is %.1e away from the trainer's "
+            "(tolerance %.1e), so what is shown of a token may not be what the trainer did. Likely cause: %s",
+            update.update,
+            abs(gap.loss),
+            gap.tolerance,
+            "; ".join(causes),
+        )
+
+    def _note(self, text: str) -> None:
+        self._writer.update_manifest(algorithm_notes=[*self._writer.manifest.algorithm_notes, text])
+        log.warning("unipo-hooks: %s", text)
 
     def _commit_if_due(self) -> None:
         if self._writer.segment_is_due:
@@ -268,7 +330,8 @@ def _count(item: Item) -> dict[str, int]:
     }
 
 
-def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> MicroBatchLine:
+def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout, gap: Gap | None) -> MicroBatchLine:
+    reconciled = {} if gap is None else {"loss_gap": gap.loss, "loss_tolerance": gap.tolerance, "token_gap": gap.token}
     return MicroBatchLine(
         rollout=micro_batch.rollout,
         rows=len(micro_batch.rows_b),
@@ -279,4 +342,7 @@ def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout)
         entropy_bonus=micro_batch.entropy_bonus,
         router_loss=micro_batch.router_loss,
         dtype=micro_batch.dtype,
+        update_tokens=micro_batch.update_tokens,
+        update_rows=micro_batch.update_rows,
+        **reconciled,
     )

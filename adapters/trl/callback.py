@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.locate import find_trainer, missing_methods
-from unipo_hooks.adapters.trl.settings import run_info
+from unipo_hooks.adapters.trl.settings import normalisers, run_info
 from unipo_hooks.adapters.trl.tap import Tap
+from unipo_hooks.algorithm_spec import AlgorithmSpec
+from unipo_hooks.algorithms import chosen, registered
 from unipo_hooks.policy import CapturePolicy, policy_from
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
 from unipo_hooks.recorder import Recorder
@@ -29,6 +32,10 @@ class UnipoCallback(TrainerCallback):
     where capture fails, instead of saying so once and training on. `on_full`: whether a disk slower than the run drops
     records, counted, or makes training wait. `trainer`: only needed where the callback cannot find it.
 
+    The algorithm that runs is read from the trainer's settings. `algorithm`: for a trainer that computes a loss of its
+    own, what that is (an id, a spec, its JSON or a path to it). `algorithms`: further ones to carry in the bundle, so
+    that its tokens can be recomputed under them: a directory of JSON files, a file, a spec, or a list of these.
+
     Training is not changed: weights after it are bit-identical with and without the callback.
     """
 
@@ -40,6 +47,8 @@ class UnipoCallback(TrainerCallback):
         strict: bool = False,
         on_full: Literal["drop", "block"] = "drop",
         trainer: Any = None,
+        algorithm: AlgorithmSpec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        algorithms: Any = (),
         **policy_settings: Any,
     ) -> None:
         if policy is not None and policy_settings:
@@ -51,6 +60,8 @@ class UnipoCallback(TrainerCallback):
         self._requested = None if path is None else Path(path)
         self._policy = policy or policy_from(policy_settings)
         self._strict, self._on_full = strict, on_full
+        self._algorithm = None if algorithm is None else chosen(algorithm)
+        self._algorithms = tuple(registered(algorithms))
         self._guard = Guard(strict=strict)
         self._trainer: Any = None
         self._tap: Tap | None = None
@@ -194,7 +205,8 @@ class UnipoCallback(TrainerCallback):
         requested = self._requested or Path(trainer.args.output_dir) / "unipo"
         path = self._path if self._path is not None and trainer.state.global_step else requested
         self._starts += 1
-        self._recorder = Recorder(path, run_info(trainer), self._policy, strict=self._strict, on_full=self._on_full)
+        run = run_info(trainer, algorithm=self._algorithm, algorithms=self._algorithms)
+        self._recorder = Recorder(path, run, self._policy, strict=self._strict, on_full=self._on_full)
         self._path = self._recorder.path
         earlier = self._recorder.earlier
         self._rollouts = {"train": earlier.next_rollout["train"], "eval": earlier.next_rollout["eval"]}
@@ -231,9 +243,9 @@ class UnipoCallback(TrainerCallback):
                 micro_batches=micro_batches,
                 is_first_step_after_rollout_phase=kind == "eval" or newest > self._newest_rollout,
                 learning_rate=self._learning_rate if kind == "train" else None,
-                accumulation_steps=trainer.current_gradient_accumulation_steps if kind == "train" else 1,
+                accumulation_steps=int(normalisers(trainer, kind).accumulation_steps),
                 data_parallel_size=trainer.accelerator.num_processes,
-                length_constant=trainer.max_completion_length if trainer.loss_type == "dr_grpo" else None,
+                length_constant=getattr(trainer, "max_completion_length", None),
                 hook_seconds=seconds - self._seconds_told,
             )
         )

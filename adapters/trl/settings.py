@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import trl
 
+from unipo_hooks.adapters.trl.algorithm import divided_afterwards, normalisers_from_trl, spec_from_trl
+from unipo_hooks.algorithm_spec import AlgorithmSpec
+from unipo_hooks.objective.inputs import Normalisers
 from unipo_hooks.record import RunInfo
-from unipo_hooks.schema import Header
+from unipo_hooks.schema import Header, Kind
 from unipo_hooks.schema import Trainer as TrainerRecord
 
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
@@ -38,8 +41,11 @@ HPARAMS = (
 )
 
 
-def run_info(trainer: Any) -> RunInfo:
-    """Everything known of a run before its first rollout."""
+def run_info(
+    trainer: Any, *, algorithm: AlgorithmSpec | None = None, algorithms: Sequence[AlgorithmSpec] = ()
+) -> RunInfo:
+    """Everything known of a run before its first rollout; `algorithm` is what it runs where settings do not tell."""
+    said = None if algorithm else spec_from_trl(trainer.args, trl.__version__, trainer_class=class_names(trainer))
     loss_type = getattr(trainer, "loss_type", "grpo")
     low = getattr(trainer, "epsilon_low", None)
     high = getattr(trainer, "epsilon_high", None)
@@ -68,11 +74,40 @@ def run_info(trainer: Any) -> RunInfo:
         decode=decoder(trainer.processing_class),
         reward_names=names,
         ratio_level="sequence" if getattr(trainer, "importance_sampling_level", "token") == "sequence" else "token",
+        algorithm=algorithm or (said.spec if said else None),
+        algorithm_notes=said.unknown if said else (),
+        algorithms=tuple(algorithms),
         clip_range=(1 - bounds[0], 1 + bounds[1]) if bounds else None,
         first_update=trainer.state.global_step,
         rank=trainer.accelerator.process_index,
         ranks=trainer.accelerator.num_processes,
     )
+
+
+def class_names(trainer: Any) -> str:
+    """The trainer's class and those it is derived from."""
+    return " ".join(each.__name__ for each in type(trainer).__mro__)
+
+
+def normalisers(trainer: Any, kind: Kind, num_items: Any = None) -> Normalisers:
+    """What the trainer divides a micro-batch by, and what a token mean over the update would divide it by."""
+    return normalisers_from_trl(
+        loss_type="dapo",
+        trl_version=trl.__version__,
+        training=kind == "train",
+        accumulation_steps=trainer.current_gradient_accumulation_steps,
+        steps_per_generation=getattr(trainer.args, "steps_per_generation", None),
+        num_items_in_batch=None if num_items is None else float(num_items),
+        num_processes=trainer.accelerator.num_processes,
+        trainer_class=class_names(trainer),
+    )
+
+
+def accumulation_after_loss(trainer: Any, kind: Kind) -> float:
+    """What divides the loss after `_compute_loss` returned it."""
+    if kind != "train" or not divided_afterwards(trl.__version__, class_names(trainer)):
+        return 1
+    return float(trainer.current_gradient_accumulation_steps)
 
 
 def decoder(processing_class: Any) -> Callable[[list[int]], str]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from unipo_hooks.adapters.trl.guard import Guard
+from unipo_hooks.adapters.trl.settings import accumulation_after_loss, normalisers
 from unipo_hooks.adapters.trl.translate import Scored, captured_micro_batch, captured_rollout, to_host
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout
 from unipo_hooks.schema import Kind
@@ -168,6 +169,8 @@ class Tap:
             rollout=int(identity[0, 1]),
             rows_b=identity[:, 2].astype(np.int64),
             router_coef=float(getattr(self._trainer, "router_aux_loss_coef", 0.0) or 0.0),
+            update_tokens=normalisers(self._trainer, self._kind, inputs.get("num_items_in_batch")).tokens,
+            divisor=accumulation_after_loss(self._trainer, self._kind),
         )
         self._sink.micro_batch(self._kind, micro_batch)
 

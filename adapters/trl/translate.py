@@ -103,8 +103,13 @@ def captured_micro_batch(
     rollout: int,
     rows_b: Array,
     router_coef: float,
+    update_tokens: float | None = None,
+    divisor: float = 1,
 ) -> CapturedMicroBatch:
-    """The record of one `_compute_loss`, from its inputs and its local variables."""
+    """The record of one `_compute_loss`, from its inputs and its local variables.
+
+    `divisor` divides the loss after the trainer returned it; the record holds what the optimizer sees.
+    """
     attended_bT = to_host(inputs["completion_mask"]).astype(bool)
     channels = {
         name: np.where(attended_bT, to_host(local[key]), np.float32(np.nan))
@@ -120,10 +125,14 @@ def captured_micro_batch(
         rollout=rollout,
         rows_b=rows_b,
         channels=channels,
-        loss=loss.item(),
+        loss=loss.item() / divisor,
+        update_tokens=update_tokens,
         num_items_in_batch=None if num_items is None else float(num_items),
         entropy_coef=None if bonus is None else float(local["apply_coef"]),
         entropy_bonus=None if bonus is None else bonus.item(),
+        token_loss_bT=to_host(local["per_token_loss"])
+        if isinstance(local.get("per_token_loss"), torch.Tensor)
+        else None,
         router_loss=None if auxiliary is None else router_coef * auxiliary.item() / float(local["normalizer"]),
         dtype=str(local["per_token_logps"].dtype).removeprefix("torch."),
     )

@@ -113,6 +113,9 @@ def _new(run: RunInfo, policy: CapturePolicy) -> Manifest:
         ranks=run.ranks,
         reward_names=list(run.reward_names),
         policy=policy.model_dump(),
+        algorithm=None if run.algorithm is None else run.algorithm.model_dump(exclude_defaults=True),
+        algorithm_notes=list(run.algorithm_notes),
+        algorithms=[spec.model_dump(exclude_defaults=True) for spec in run.algorithms],
         attempts=[Attempt(attempt=0, started=_now(), first_update=run.first_update)],
     )
 
@@ -127,7 +130,10 @@ def _continued(earlier: Manifest, run: RunInfo, policy: CapturePolicy) -> Manife
     fresh = _new(run, policy)
     return earlier.model_copy(
         update={
-            **{name: getattr(fresh, name) for name in ("status", "header", "trainer", "policy")},
+            **{
+                name: getattr(fresh, name)
+                for name in ("status", "header", "trainer", "policy", "algorithm", "algorithm_notes", "algorithms")
+            },
             "attempts": [*attempts, this],
             "ranks": max(earlier.ranks, run.ranks),
         }

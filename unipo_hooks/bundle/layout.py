@@ -75,6 +75,10 @@ def segment_path(segment: str, table: str) -> str:
     return str(PurePosixPath(SEGMENTS) / f"{segment}.{table}.parquet")
 
 
+COMPONENT = "reward_components."
+"""What the columns of the reward functions begin with."""
+
+
 def component_column(number: int) -> str:
     """Column of the n-th reward function. Numbered: names come from the user and may collide."""
-    return f"reward_components.{number}"
+    return f"{COMPONENT}{number}"

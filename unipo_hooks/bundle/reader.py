@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unipo_hooks.bundle.batches import MicroBatch, micro_batches
 from unipo_hooks.bundle.entries import Entries
 from unipo_hooks.bundle.files import Files, read_manifest
 from unipo_hooks.bundle.join import Rows
@@ -237,6 +238,19 @@ class Bundle:
         updates = self._entries.updates(kind, superseded, update)
         table = self._rows.update_tokens(updates, kind)
         return finished(where(table, rollout=rollout, group=group), superseded)
+
+    def micro_batches(self, update: int, *, kind: Kind = "train", superseded: bool = False) -> list[MicroBatch]:
+        """The stored responses of an update as batches for `evaluate`, one for each forward pass of each rank.
+
+        What another algorithm would have made of them: `evaluate("gspo", bundle.micro_batches(3)[0].batch)`. Under the
+        run's own, with `manifest.algorithm` and the trainer's advantages, the loss is the trainer's where the
+        micro-batch is `whole`. Raises BundleError for an update the bundle does not have.
+        """
+        rows = [row for row in self.updates(kind=kind, superseded=superseded).to_pylist() if row["update"] == update]
+        if not rows:
+            raise BundleError(f"{self.path} has no update {update}")
+        tokens = self.tokens(update, kind=kind, superseded=superseded)
+        return micro_batches(rows[0], tokens, self.responses(update=update, kind=kind, superseded=superseded))
 
     def _progress(self) -> str:
         """How many of the updates the run has done were captured."""

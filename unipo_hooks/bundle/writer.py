@@ -121,7 +121,14 @@ class BundleWriter:
         self.update_manifest(cost=cost.model_copy(update={"segment_bytes": cost.segment_bytes + size}))
 
     def count_lost(
-        self, *, rollouts: int = 0, updates: int = 0, tokens: int = 0, size: int = 0, reason: str | None = None
+        self,
+        *,
+        rollouts: int = 0,
+        updates: int = 0,
+        tokens: int = 0,
+        size: int = 0,
+        reconciliations: int = 0,
+        reason: str | None = None,
     ) -> None:
         """Add to what the manifest says was captured and could not be kept."""
         lost = self.manifest.lost
@@ -131,6 +138,7 @@ class BundleWriter:
                 updates=lost.updates + updates,
                 tokens=lost.tokens + tokens,
                 bytes=lost.bytes + size,
+                reconciliations=lost.reconciliations + reconciliations,
                 reason=lost.reason or reason,
             )
         )

@@ -1,4 +1,4 @@
-"""The command line: `unipo-hooks demo | view | info | validate | export`.
+"""The command line: `unipo-hooks demo | view | info | validate | export | algorithms`.
 
 What a command needs is imported when it runs, so that `--help` answers at once.
 """
@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from unipo_hooks.cli import algorithms
 from unipo_hooks.cli.terminal import one_clear_line, progress, say, say_json, show, warn
 
 app = typer.Typer(
@@ -204,6 +205,9 @@ def export(
         say(f"{run} ({run.stat().st_size / 1e6:.1f} MB)")
         for note in notes:
             warn(note)
+
+
+app.add_typer(algorithms.app, name="algorithms")
 
 
 def beside(bundle: Path, suffix: str) -> Path:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from unipo_hooks.bundle.reader import Bundle
+    from unipo_hooks.schema import Manifest
 
 KEY_SETTINGS = ("clip_eps", "kl_coef", "group_size", "learning_rate", "loss_type", "num_iterations", "temperature")
 """Hyper-parameters shown to people, where the run has them; `--json` has them all."""
@@ -59,6 +60,8 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
         "writer_cpu_seconds": manifest.cost.writer_cpu_seconds,
         "reward": {"first_tenth": tenths[0], "last_tenth": tenths[-1]} if tenths else None,
         "responses_without_reward": _without_reward(bundle),
+        "algorithm": _algorithm(manifest),
+        "reconciled": reconciled(updates),
         "damaged": damaged_segments(bundle.path, manifest.ranks),
     }
 
@@ -75,6 +78,8 @@ def facts_table(facts: dict[str, Any]) -> Table:
         ("run", " · ".join(filter(None, (header["task"], header["model_name"], header["dataset"])))),
         ("trainer", f"{trainer['library']} {trainer['version']}, {trainer['trainer_class']}"),
         ("algorithm", ", ".join(filter(None, (header["algorithm"], *settings)))),
+        ("objective", _objective(facts)),
+        ("loss", _loss(facts)),
         ("status", _status(facts)),
         ("updates", f"{updates['captured']:,} captured of {updates['seen']:,} seen"),
         ("rollouts", f"{facts['rollouts']:,} captured, with {_count(facts['groups'], 'group')} and "
@@ -97,6 +102,21 @@ def facts_table(facts: dict[str, Any]) -> Table:
     return table
 
 
+def reconciled(updates: Any) -> dict[str, Any]:
+    """How well the losses of captured updates (`Bundle.updates`) could be recomputed from their tokens."""
+    passes = [each for row in updates.column("micro_batches").to_pylist() for each in row]
+    compared = [each for each in passes if each["loss_gap"] is not None]
+    token_gaps = [each["token_gap"] for each in compared if each["token_gap"] is not None]
+    return {
+        "micro_batches": len(passes),
+        "compared": len(compared),
+        "above_tolerance": sum(not abs(each["loss_gap"]) <= each["loss_tolerance"] for each in compared),
+        "largest_gap": max((abs(each["loss_gap"]) for each in compared), default=None),
+        "tolerance": min((each["loss_tolerance"] for each in compared), default=None),
+        "largest_token_gap": max(token_gaps, default=None),
+    }
+
+
 def reward_by_tenth(bundle: Bundle) -> list[float]:
     """Mean reward in each tenth of the updates that have one; fewer numbers for fewer than ten updates."""
     rewards = _known(bundle.metrics(), "reward")
@@ -113,6 +133,7 @@ def demo_table(bundle: Bundle) -> Table:
     table.add_row("updates captured", f"{facts['updates']['captured']:,} of {facts['updates']['seen']:,}")
     table.add_row("tokens", f"{facts['tokens']['update']:,}")
     table.add_row("size", _size(facts))
+    table.add_row("loss", _loss(facts))
     return table
 
 
@@ -193,6 +214,33 @@ def _attempts(attempts: list[dict[str, Any]]) -> str:
         return "1"
     starts = ", ".join(f"from update {attempt['first_update']}: {attempt['status']}" for attempt in attempts)
     return f"{len(attempts)} ({starts})"
+
+
+def _algorithm(manifest: Manifest) -> dict[str, Any] | None:
+    if manifest.algorithm is None:
+        return None
+    known = {name: manifest.algorithm.get(name) for name in ("id", "name", "exact")}
+    return {**known, "notes": manifest.algorithm_notes, "registered": [each.get("id") for each in manifest.algorithms]}
+
+
+def _objective(facts: dict[str, Any]) -> str:
+    algorithm = facts["algorithm"]
+    if algorithm is None:
+        return ""
+    return "; ".join([f"{algorithm['name']} ({algorithm['id']})", *algorithm["notes"]])
+
+
+def _loss(facts: dict[str, Any]) -> str:
+    found = facts["reconciled"]
+    if not found["compared"]:
+        return "not recomputed" if found["micro_batches"] else ""
+    passes = f"{found['compared']:,} forward pass{'' if found['compared'] == 1 else 'es'}"
+    if found["above_tolerance"]:
+        return (
+            f"NOT the trainer's in {found['above_tolerance']:,} of {passes}: "
+            f"recomputed from the tokens it is up to {found['largest_gap']:.1e} away"
+        )
+    return f"recomputed from the tokens it is the trainer's: largest gap {found['largest_gap']:.1e} in {passes}"
 
 
 def _lost(lost: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 One entry an update, under the update's number: metrics for every update, prompts for the captured ones. An entry's
 prompts hold the responses this update trained on, grouped by prompt, as far as their tokens were kept. What was never
 computed is null, and so are NaN and infinities, which JSON does not have. Floats are written with as many digits as
-float32 carries. `token_objective` is left out: it follows from the other channels and the algorithm's definition.
+float32 carries. `token_objective` is computed by the run's own algorithm, where the bundle names one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic_core import to_json
 
+from unipo_hooks.algorithms import get
 from unipo_hooks.bundle import layout
+from unipo_hooks.bundle.batches import micro_batches
 from unipo_hooks.bundle.reader import Bundle, open_bundle
+from unipo_hooks.errors import UnipoError
 from unipo_hooks.export import Progress, refuse_own_files, written_whole
+from unipo_hooks.objective.evaluate import evaluate
+from unipo_hooks.objective.recorded import as_recorded
 from unipo_hooks.schema import CanonicalRun, Entry, Header, Tokens
 
 UNIPO_ALGORITHMS = ("reinforce", "ppo", "grpo", "dapo", "drgrpo")
@@ -125,10 +130,14 @@ def _together(bundle: Bundle) -> dict[int, list[int]]:
 
 def _prompts(bundle: Bundle, updates: list[int]) -> dict[int, list[dict[str, Any]]]:
     """The prompts of updates, by rollout and group; the responses of each by rank, row and micro-batch."""
-    tokens = _tokens_by_response(bundle.tokens(update=updates))
+    table, rows = bundle.tokens(update=updates), bundle.responses(update=updates)
+    tokens = _tokens_by_response(table)
+    for key, objective in _objectives(bundle, updates, table, rows).items():
+        if key in tokens:
+            tokens[key]["token_objective"] = objective
     groups: dict[tuple[int, int, int], list[tuple[_Key, dict[str, Any]]]] = defaultdict(list)
     texts: dict[tuple[int, int, int], str] = {}
-    for row in _rows(bundle.responses(update=updates)):
+    for row in _rows(rows):
         key = (row["update"], row["rollout"], row["rank"], row["row"], row["micro_batch"])
         if key in tokens:
             own = tokens[key]
@@ -201,6 +210,37 @@ def _tokens_by_response(table: pa.Table) -> dict[_Key, dict[str, Any]]:
         for number, (key, start, stop) in enumerate(zip(keys, starts.tolist(), stops.tolist(), strict=True))
         if known[number]
     }
+
+
+def _objectives(
+    bundle: Bundle, updates: list[int], tokens: pa.Table, responses: pa.Table
+) -> dict[_Key, list[float | None]]:
+    """Response → what each of its tokens adds to the run's objective; null where the token does not count.
+
+    Empty where the run's algorithm is not known, or needs what was not captured.
+    """
+    if bundle.manifest.algorithm is None:
+        return {}
+    try:
+        spec = get(bundle.manifest.algorithm)
+        found = {}
+        lines = bundle.updates()
+        for update in lines.filter(pc.is_in(lines["update"], pa.array(updates))).to_pylist():
+            of_update = pc.equal(tokens["update"], update["update"])
+            rows = responses.filter(pc.equal(responses["update"], update["update"]))
+            for part in micro_batches(update, tokens.filter(of_update), rows):
+                evaluation = evaluate(as_recorded(spec, part.batch.arrays), part.batch)
+                shown = np.where(evaluation.aggregation > 0, evaluation.token_objective, np.nan)
+                for row, length, values in zip(part.row_B, part.length_B, shown, strict=True):
+                    key = (part.update, part.rollout, part.rank, int(row), part.micro_batch)
+                    found[key] = [_rounded(value) for value in values[:length].tolist()]
+    except UnipoError:
+        return {}
+    return found
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.9g}") if math.isfinite(value) else None
 
 
 def _any(column: pa.ChunkedArray, starts: np.ndarray[Any, Any]) -> list[bool]:

@@ -126,7 +126,14 @@ def inputs(spec: AlgorithmSpec) -> list[str]:
 
 def _every_use(spec: AlgorithmSpec) -> list[tuple[str, PartUse]]:
     every = [spec.parts, *(merged(spec.parts, component.parts) for component in spec.mixture)]
-    return [(slot, use) for each in (every[1:] if spec.mixture else every) for slot, _, use in uses(each)]
+    chosen = every[1:] if spec.mixture else every
+    return [(slot, use) for each in chosen for slot, _, use in uses(each) if not (slot == "constraint" and is_off(use))]
+
+
+def is_off(use: PartUse) -> bool:
+    """Whether a constraint has the coefficient 0: it then does nothing, and needs nothing."""
+    values = parameters("constraint", use)
+    return values.get("beta", values.get("coefficient")) == 0
 
 
 def _resolved(need: str, slot: str, use: PartUse) -> str:

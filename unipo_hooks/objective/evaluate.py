@@ -10,7 +10,7 @@ import numpy as np
 
 from unipo_hooks.algorithm_spec import AlgorithmSpec, Parts, PartUse
 from unipo_hooks.errors import AlgorithmError
-from unipo_hooks.objective.describe import inputs, merged, needs, parameters, with_hyper_parameters
+from unipo_hooks.objective.describe import inputs, is_off, merged, needs, parameters, with_hyper_parameters
 from unipo_hooks.objective.inputs import Array, Batch, require
 from unipo_hooks.objective.parts import FUNCTIONS
 from unipo_hooks.objective.parts.types import CLIPPED, Constraint, Gate, Rewards
@@ -138,13 +138,15 @@ def _sum(a: Evaluation, b: Evaluation) -> Evaluation:
 def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array) -> Evaluation:
     """One objective; `counted_BT` is what the denominators count."""
     shape, valid_BT = batch.shape, batch.valid_BT
-    advantages = _advantages(parts, batch)
+    often_B = np.ones(shape[0])
+    for use in parts.filter:
+        often_B = often_B * _call("filter", use, batch)
+    counted_BT = counted_BT * often_B[:, None]
+    advantages = _advantages(parts, _without_dropped_groups(batch, often_B))
     bounds = _call("bounds", parts.bounds, batch, advantages)
     ratio = _call("ratio", parts.ratio, batch, advantages, bounds)
     gate: Gate = _call("gate", parts.gate, batch, advantages, ratio, bounds)
 
-    for use in parts.filter:
-        counted_BT = counted_BT * _call("filter", use, batch)[:, None]
     factor: Any = valid_BT
     for use in parts.mask:
         mask = _call("mask", use, batch, advantages, ratio)
@@ -168,12 +170,19 @@ def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array
     penalty_BT, constraint_weight = np.zeros(shape), np.zeros(shape)
     constraint_loss = entropy_loss = 0.0
     for use in parts.constraint:
+        if is_off(use):
+            continue
         term: Constraint = _call("constraint", use, batch, advantages, ratio)
         own_BT = valid_BT * (detached if term.before_weight else 1.0)
+        if term.among is not None:
+            own_BT = own_BT * term.among
         if term.token_mean:
-            # TRL's entropy bonus acts on the tokens the policy term acts on
-            own_BT = own_BT * (factor > 0)
-            own_share_BT = own_BT / max(own_BT.sum(), 1.0) / batch.normalisers.accumulation_steps
+            # What the whole vocabulary does is averaged over the tokens the policy term is averaged over.
+            own_counted_BT = batch.mask_BT if term.attributable else batch.mask_BT * (counted_BT > 0)
+            if term.among is not None:
+                own_counted_BT = own_counted_BT * ((term.among > 0) | batch.invalid_BT)
+            tokens = max(own_counted_BT.sum(), 1.0) * batch.normalisers.accumulation_steps
+            own_share_BT = own_BT * own_counted_BT / tokens
         else:
             own_share_BT = share_BT * own_BT
         value = float((own_share_BT * term.penalty).sum())
@@ -184,7 +193,8 @@ def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array
         if term.d_log_prob is not None:
             constraint_weight = constraint_weight + own_share_BT * term.d_log_prob
         if term.d_log_ratio is not None:
-            constraint_weight = constraint_weight + ratio.pull(own_share_BT * term.d_log_ratio)
+            through = term.ratio or ratio
+            constraint_weight = constraint_weight + through.pull(own_share_BT * term.d_log_ratio)
         in_objective = np.divide(own_share_BT * term.penalty, share_BT, out=np.zeros(shape), where=share_BT != 0)
         penalty_BT = penalty_BT + in_objective
 
@@ -206,6 +216,14 @@ def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array
         entropy_loss=entropy_loss,
         invalid=batch.invalid_BT,
     )
+
+
+def _without_dropped_groups(batch: Batch, often_B: Array) -> Batch:
+    """A group that is dropped as a whole takes no part in any statistic, as if it had never been sampled."""
+    if "group" not in batch or "reward" not in batch or often_B.all():
+        return batch
+    kept_B = (np.bincount(batch.group_B, often_B > 0) > 0)[batch.group_B]
+    return batch.counting(batch.mask_BT * kept_B[:, None]).scoring(kept_B)
 
 
 def _advantages(parts: Parts, batch: Batch) -> Array:

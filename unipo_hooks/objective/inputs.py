@@ -109,6 +109,8 @@ class Normalisers:
     """Micro-batches whose losses are averaged."""
     tokens: float | None = None
     """Tokens a token mean divides by, per data-parallel rank."""
+    micro_batch_tokens: float | None = None
+    """Tokens of the micro-batch that count, where the batch is only a part of it."""
     rows: float | None = None
     """Responses a mean over responses divides by, per data-parallel rank."""
     length: float | None = None

@@ -89,6 +89,26 @@ def group_mean(batch: Batch, rewards: Rewards, *, singleton: str) -> Array:
 
 
 @part("baseline")
+def on_policy_group_mean(batch: Batch, rewards: Rewards, *, singleton: str) -> Array:
+    """Mean reward of the group's responses the policy sampled itself; others are compared with it too.
+
+    A group without any of its own has advantage 0.
+    """
+    values_B, group_B = finite(batch, rewards.response_B), batch.group_B
+    own_B = batch.scored_B & (batch["source"] == 0)
+    count_B = group_sum(batch, own_B.astype(np.float64))
+    mean_B = group_sum(batch, values_B * own_B) / np.maximum(count_B, 1)
+    highest, lowest = np.full(group_B.max(initial=-1) + 1, -np.inf), np.full(group_B.max(initial=-1) + 1, np.inf)
+    np.maximum.at(highest, group_B[own_B], values_B[own_B])
+    np.minimum.at(lowest, group_B[own_B], values_B[own_B])
+    # Rounding must not tell equal rewards apart.
+    mean_B = np.clip(mean_B, lowest[group_B], highest[group_B], where=count_B > 0, out=mean_B)
+    if singleton == "zero":
+        mean_B = np.where(count_B == 1, 0.0, mean_B)
+    return np.where(batch.scored_B & (count_B > 0), values_B - mean_B, 0.0)[:, None]
+
+
+@part("baseline")
 def shifted_group_mean(batch: Batch, rewards: Rewards, *, shift: float) -> Array:
     """Mean reward of the group plus a constant (AsymRE)."""
     return finite(batch, centred(batch, rewards.response_B, "self") - shift)[:, None]
@@ -270,7 +290,7 @@ def segment_values(batch: Batch, rewards: Rewards) -> Array:
 
 
 @part("baseline")
-def turn_leave_one_out(batch: Batch, rewards: Rewards, *, gamma: float) -> Array:
+def turn_leave_one_out(batch: Batch, rewards: Rewards, *, gamma: float, singleton: str) -> Array:
     """Return from a turn on, minus the mean of the group's other responses at the same turn (TRLOO)."""
     returns_BN, present_BN, turns_BT = _turn_returns(batch, rewards, gamma)
     advantages_BN = np.zeros_like(returns_BN)
@@ -279,7 +299,8 @@ def turn_leave_one_out(batch: Batch, rewards: Rewards, *, gamma: float) -> Array
         count_N = rows.sum(0)
         total_N = (returns_BN * rows).sum(0)
         others = (total_N - returns_BN) / np.maximum(count_N - 1, 1)
-        advantages_BN = np.where(rows, np.where(count_N > 1, returns_BN - others, 0.0), advantages_BN)
+        alone_BN = returns_BN if singleton == "zero" else np.zeros_like(returns_BN)
+        advantages_BN = np.where(rows, np.where(count_N > 1, returns_BN - others, alone_BN), advantages_BN)
     return np.take_along_axis(advantages_BN, turns_BT, axis=1) * batch.mask_BT
 
 
@@ -324,7 +345,8 @@ def episode_and_step(
     returns_BN, present_BN, turns_BT = _turn_returns(batch, rewards, gamma)
     anchors_BT = batch["anchors"].astype(np.int64)
     anchors_BN = np.zeros(returns_BN.shape, np.int64)
-    np.put_along_axis(anchors_BN, turns_BT, anchors_BT, axis=1)
+    counted = np.nonzero(batch.mask_BT)
+    anchors_BN[counted[0], turns_BT[counted]] = anchors_BT[counted]
     step_BN = np.zeros_like(returns_BN)
     for group in np.unique(batch.group_B):
         rows = (batch.group_B == group)[:, None] & present_BN
@@ -339,28 +361,29 @@ def episode_and_step(
 
 
 @part("baseline")
-def budget_relative(batch: Batch, rewards: Rewards) -> Array:
+def budget_relative(batch: Batch, rewards: Rewards, *, growth: float) -> Array:
     """Mean return of the budgets still to come minus a baseline mixed from past budgets and the group (BRPO).
 
     A segment is the part of a response between two budgets; `rewards` holds, on a segment's last token, the score an
-    answer at that budget gets.
+    answer at that budget gets. A response that ended early would give its last answer at the later budgets too.
     """
     segments_BT = batch["segments"].astype(np.int64)
     scores_BS, present_BS = _per_turn(batch, rewards.per_token(batch), segments_BT)
-    count_B = np.maximum(present_BS.sum(1), 1)
-    S = present_BS.shape[1]
-    to_come_BS = np.cumsum((scores_BS * present_BS)[:, ::-1], axis=1)[:, ::-1] / count_B[:, None]
-    past_BS = np.cumsum(scores_BS * present_BS, axis=1) - scores_BS * present_BS
-    mean_past_BS = past_BS / np.maximum(np.arange(S)[None, :], 1)
+    S = scores_BS.shape[1]
+    last_BS = np.maximum.accumulate(np.where(present_BS, np.arange(S), 0), axis=1)
+    scores_BS = np.take_along_axis(scores_BS, last_BS, axis=1)
+    to_come_BS = np.cumsum(scores_BS[:, ::-1], axis=1)[:, ::-1] / S
+    # Of the past, a later budget says more: it weighs `growth` times as much as the one before.
+    weight_S = growth ** np.arange(S)
+    before_S = np.cumsum(weight_S) - weight_S
+    past_BS = (np.cumsum(scores_BS * weight_S, axis=1) - scores_BS * weight_S) / np.where(before_S > 0, before_S, 1.0)
     advantages_BS = np.zeros_like(scores_BS)
-    remaining_S = (S - np.arange(S)) / S
+    s = np.arange(S)
     for group in np.unique(batch.group_B):
-        rows = np.flatnonzero(batch.group_B == group)
-        for s in range(S):
-            own = to_come_BS[rows, s]
-            level = own.mean()
-            baseline = (s * mean_past_BS[rows, s] * remaining_S[s] + (S - s) * level) / S
-            advantages_BS[rows, s] = own - baseline
+        rows = np.flatnonzero((batch.group_B == group) & batch.scored_B)
+        own = to_come_BS[rows]
+        baseline = (s * past_BS[rows] * (S - s) / S + (S - s) * own.mean(0, keepdims=True)) / S
+        advantages_BS[rows] = own - baseline
     return np.take_along_axis(advantages_BS, segments_BT, axis=1) * batch.mask_BT
 
 
@@ -402,6 +425,27 @@ def group_std(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float, 
     """Standard deviation of the group's rewards, plus ε."""
     deviation_B = group_std_of(batch, rewards.response_B, ddof, singleton) + eps
     return np.divide(advantages, deviation_B[:, None], out=np.zeros_like(advantages), where=deviation_B[:, None] > 0)
+
+
+@part("scale")
+def token_weighted_std(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float, limit: float | None) -> Array:
+    """Standard deviation of the group's rewards, a response counting once a token, plus ε (HAPO).
+
+    A group in which an advantage reaches the limit gets that of GRPO instead: centred by its mean, divided by its
+    deviation plus ε.
+    """
+    values_B = finite(batch, rewards.response_B)
+    length_B = batch.mask_BT.sum(1) * batch.scored_B
+    total_B = np.maximum(group_sum(batch, length_B), 1e-300)
+    mean_B = group_sum(batch, values_B * length_B) / total_B
+    difference_B = np.where(_all_equal(batch, values_B), 0.0, values_B - mean_B)
+    deviation_B = np.sqrt(group_sum(batch, np.square(difference_B) * length_B) / total_B) + eps
+    scaled = np.divide(advantages, deviation_B[:, None], out=np.zeros_like(advantages), where=deviation_B[:, None] > 0)
+    if limit is None:
+        return scaled
+    extreme_B = group_sum(batch, ((np.abs(scaled) >= limit) & (batch.mask_BT > 0)).any(1).astype(np.float64)) > 0
+    plain_B = centred(batch, values_B, "self") / (group_std_of(batch, values_B, 1, "self") + max(eps, 1e-300))
+    return np.where(extreme_B[:, None], plain_B[:, None], scaled)
 
 
 @part("scale")
@@ -467,7 +511,7 @@ def beta_density(batch: Batch, rewards: Rewards, advantages: Array, *, limit: fl
     _, first = np.unique(batch.group_B, return_index=True)
     rate_B = group_sum(batch, values_B) / np.maximum(group_count(batch), 1)
     rates = rate_B[first]
-    mean, variance = rates.mean(), rates.var()
+    mean, variance = rates.mean(), rates.var(ddof=1) if len(rates) > 1 else 0.0
     common = mean * (1 - mean) / variance - 1 if variance > 0 else 0.0
     a, b = (max(mean * common, 0.0), max((1 - mean) * common, 0.0)) if common > 0 else (0.0, 0.0)
     alpha, beta = max(1 + a / 3, 1.0), max(1 + b / 3, 1.0)

@@ -8,20 +8,20 @@ from unipo_hooks.objective.inputs import Array, Batch
 from unipo_hooks.objective.parts.types import part
 
 
-def rows_of(batch: Batch, counted_BT: Array, rows: str) -> float:
+def rows_of(batch: Batch, counted_BT: Array, rows: str, span: str = "update") -> float:
     """Responses a mean over responses divides by, in the whole update."""
     known = batch.normalisers.rows
-    if known is not None:
+    if known is not None and span == "update":
         return max(known, 1.0)
     own = len(counted_BT) if rows == "all" else np.count_nonzero(counted_BT.any(1))
     return max(float(own), 1.0) * batch.normalisers.accumulation_steps
 
 
 @part("aggregation")
-def sequence_mean_token_mean(batch: Batch, counted_BT: Array, *, rows: str) -> Array:
-    """Mean over a response's tokens, then mean over responses."""
+def sequence_mean_token_mean(batch: Batch, counted_BT: Array, *, rows: str, span: str) -> Array:
+    """Mean over a response's tokens, then mean over responses: of the update, or of the micro-batch alone."""
     length_B1 = np.maximum(counted_BT.sum(1, keepdims=True), 1.0)
-    return counted_BT / length_B1 / rows_of(batch, counted_BT, rows)
+    return counted_BT / length_B1 / rows_of(batch, counted_BT, rows, span)
 
 
 @part("aggregation")
@@ -40,8 +40,10 @@ def sequence_mean_constant_length(batch: Batch, counted_BT: Array, *, rows: str,
 @part("aggregation")
 def token_mean(batch: Batch, counted_BT: Array, *, span: str) -> Array:
     """Mean over all tokens: of the update, or of the micro-batch alone."""
-    known = batch.normalisers.tokens if span == "update" else None
-    tokens = known if known is not None else max(counted_BT.sum(), 1.0) * batch.normalisers.accumulation_steps
+    given = batch.normalisers
+    own = given.micro_batch_tokens if given.micro_batch_tokens is not None else counted_BT.sum()
+    of_update = given.tokens if span == "update" else None
+    tokens = of_update if of_update is not None else max(own, 1.0) * given.accumulation_steps
     return counted_BT / max(tokens, 1e-300)
 
 
@@ -56,8 +58,9 @@ def group_token_mean(batch: Batch, counted_BT: Array) -> Array:
 
 @part("aggregation")
 def token_sum(batch: Batch, counted_BT: Array, *, length: float | None) -> Array:
-    """Sum over all tokens, divided by a constant where one is given."""
-    return counted_BT / (length or 1.0)
+    """Sum over all tokens of the update, divided by a constant where one is given."""
+    # ranks average their gradients: each takes its own sum times their number, so that the sum is what remains
+    return counted_BT * batch.normalisers.data_parallel_size / (length or 1.0)
 
 
 @part("aggregation")

@@ -74,8 +74,45 @@ def batch_search(
         return float(gain / loss) if loss > 0 else np.inf
 
     low, high = ratio_low, ratio_high
-    while share(low, high) < target and low + step <= ratio_low_limit + 1e-9:
-        low += step
-    while share(low, high) < target and high + step <= ratio_high_limit + 1e-9:
-        high += step
+    while share(low, high) < target and low < ratio_low_limit and step > 0:
+        low = min(low + step, ratio_low_limit)
+    while share(low, high) < target and high < ratio_high_limit and step > 0:
+        high = min(high + step, ratio_high_limit)
     return np.array(low), np.array(high)
+
+
+def entropy_level(batch: Batch, quantile: float, low_side: str) -> Array:
+    """(B, T) how high the entropy is among the batch's tokens: 0 at the quantile, 1 at the highest, −1 at the lowest.
+
+    On a logarithmic scale, linear on each side. `low_side` says what stands below the quantile: `negative`, as HAPO
+    means it, or `positive`, which its released code makes of it.
+    """
+    counted = batch.valid_BT > 0
+    if not counted.any():
+        return np.zeros(batch.shape)
+    log_BT = np.log(np.maximum(batch["entropies"], 1e-8))
+    ordered = np.sort(log_BT[counted])
+    # the nearest rank, ties to even
+    distance_BT = np.where(counted, log_BT - ordered[round(quantile * (len(ordered) - 1))], 0.0)
+    distance_BT = distance_BT / np.sqrt(max(np.square(distance_BT).sum() / len(ordered), 1e-8))
+    highest, lowest = max(distance_BT.max(), 1e-8), min(distance_BT.min(), -1e-8)
+    below_BT = distance_BT / lowest if low_side == "positive" else -distance_BT / lowest
+    return np.where(distance_BT > 0, distance_BT / highest, below_BT)
+
+
+@part("bounds")
+def entropy_adaptive(
+    batch: Batch,
+    advantages: Array,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+    stretch: float,
+    quantile: float,
+    low_side: str,
+) -> Bounds:
+    """Room where the policy is undecided: ε_high(1 + αh) at high entropy, ε_low(1 − αh) at low entropy (HAPO)."""
+    level_BT = entropy_level(batch, quantile, low_side)
+    low_BT = np.where(level_BT <= 0, epsilon_low * (1 - stretch * level_BT), epsilon_low)
+    high_BT = np.where(level_BT > 0, epsilon_high * (1 + stretch * level_BT), epsilon_high)
+    return 1 - low_BT, 1 + high_BT

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from unipo_hooks.objective.inputs import Array, Batch
+from unipo_hooks.objective.parts.mask import most_entropic
+from unipo_hooks.objective.parts.ratio import sequence_mean, token
 from unipo_hooks.objective.parts.types import Constraint, Ratio, capped_exp, part
+
+UNBOUNDED = (np.array(0.0), np.array(np.inf))
 
 
 def kl_terms(log_BT: Array, estimator: str, clamp: float | None) -> tuple[Array, Array]:
@@ -41,15 +45,23 @@ def kl(
     estimator: str,
     reference: str,
     times_ratio: bool,
+    level: str,
     before_weight: bool,
     clamp: float | None,
 ) -> Constraint:
-    """β · an estimate of the divergence from another policy; with `times_ratio` multiplied by the ratio."""
+    """β · an estimate of the divergence from another policy; with `times_ratio` multiplied by the ratio.
+
+    `level` is that ratio's: `same` for the policy term's own, or of a `token`, or a response's `sequence_mean`.
+    """
     value, slope = kl_terms(batch["log_probs"] - batch[reference], estimator, clamp)
     if not times_ratio:
         return Constraint(beta * value, beta * slope, before_weight=before_weight)
+    if level == "token":
+        ratio = token(batch, advantages, UNBOUNDED, reference="old_log_probs", clamp=None)
+    elif level == "sequence_mean":
+        ratio = sequence_mean(batch, advantages, UNBOUNDED, reference="old_log_probs")
     penalty = beta * value * ratio.value
-    return Constraint(penalty, beta * slope * ratio.value, penalty, before_weight)
+    return Constraint(penalty, beta * slope * ratio.value, penalty, before_weight, ratio=ratio)
 
 
 @part("constraint")
@@ -64,7 +76,7 @@ def kl_of_selected(batch: Batch, advantages: Array, ratio: Ratio, *, beta: float
 
 def top_covariance(batch: Batch, advantages: Array, share: float) -> Array:
     """(B, T) booleans: the share of the tokens that count with the largest (A − mean A)(log π − mean log π)."""
-    counted = batch.mask_BT > 0
+    counted = batch.valid_BT > 0
     chosen_BT = np.zeros(batch.shape, bool)
     advantage = np.broadcast_to(advantages, batch.shape)[counted]
     if not len(advantage):
@@ -94,7 +106,8 @@ def kl_hinge(batch: Batch, advantages: Array, ratio: Ratio, *, beta: float, limi
     ratio_BT = capped_exp(log_BT)
     divergence = ((ratio_BT - log_BT - 1) * batch.mask_BT).sum() / tokens
     excess = max(divergence - limit, 0.0)
-    penalty = np.full(batch.shape, beta / 2 * excess * excess)
+    # The same on every token, so that its mean over tokens is the penalty whether or not all of them are valid.
+    penalty = np.full(batch.shape, beta / 2 * excess * excess * tokens / max(batch.valid_BT.sum(), 1.0))
     return Constraint(penalty, beta * excess * (ratio_BT - 1), token_mean=True)
 
 
@@ -106,6 +119,12 @@ def bonus_for_seeing(batch: Batch, advantages: Array, ratio: Ratio, *, beta: flo
 
 
 @part("constraint")
-def entropy_bonus(batch: Batch, advantages: Array, ratio: Ratio, *, coefficient: float, token_mean: bool) -> Constraint:
-    """−coefficient · entropy: over the whole vocabulary, so no share of it belongs to the sampled token."""
-    return Constraint(-coefficient * batch["entropies"], attributable=False, token_mean=token_mean)
+def entropy_bonus(
+    batch: Batch, advantages: Array, ratio: Ratio, *, coefficient: float, token_mean: bool, quantile: float
+) -> Constraint:
+    """−coefficient · entropy: over the whole vocabulary, so no share of it belongs to the sampled token.
+
+    With a `quantile` below 1, of the share of tokens with the highest entropy alone.
+    """
+    among = most_entropic(batch, quantile) if quantile < 1 else None
+    return Constraint(-coefficient * batch["entropies"], attributable=False, token_mean=token_mean, among=among)

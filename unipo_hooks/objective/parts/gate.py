@@ -139,10 +139,10 @@ def gamma_weight(
     correction: str,
 ) -> Gate:
     """A · sg(φ(W)) · log π_θ, φ(W) = W^k e^{λ(1 − W)} of the whole response's ratio (VESPO)."""
-    log_W = np.clip(ratio.log, -20.0, 20.0)
+    log_W = ratio.log
     if correction != "none":
-        weights = np.log(np.maximum(batch.column("is_weights"), 1e-8))
-        log_W = log_W + (weights * batch.mask_BT if weights.shape[1] > 1 else weights).sum(1, keepdims=True)
+        weights = np.clip(np.log(np.maximum(batch.column("is_weights"), 1e-8)), None, 20.0)
+        log_W = log_W + (weights * batch.valid_BT if weights.shape[1] > 1 else weights).sum(1, keepdims=True)
     log_W = np.clip(log_W, np.log(1e-8), 20.0)
     up = advantages >= 0
     k, lam = np.where(up, k_positive, k_negative), np.where(up, lambda_positive, lambda_negative)
@@ -190,21 +190,29 @@ def trust_region_mask(
 
 @part("gate")
 def hard_mask(
-    batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds, *, sides: str, importance: bool, ring: float
+    batch: Batch,
+    advantages: Array,
+    ratio: Ratio,
+    bounds: Bounds,
+    *,
+    sides: str,
+    importance: bool,
+    ring_low: float,
+    ring_high: float,
 ) -> Gate:
     """A · log π_θ, or A · sg(ratio) · log π_θ, only where the ratio is inside its bounds (REC).
 
     One side: a token is dropped only where its advantage pushes it further out. Two sides: wherever it is outside.
-    Ring: like one side, but tokens further out than the ring's width come back.
+    Ring: inside, or beyond the ring on the side the advantage pulls it back from.
     """
     low, high = bounds
     value = ratio.value
-    if sides == "two":
-        inside = (value >= low) & (value <= high)
-    else:
+    if sides == "one":
         inside = ((advantages >= 0) & (value <= high)) | ((advantages <= 0) & (value >= low))
+    else:
+        inside = (value >= low) & (value <= high)
         if sides == "ring":
-            inside |= (value >= high + ring) | (value <= low - ring)
+            inside |= ((advantages >= 0) & (value <= 1 - ring_low)) | ((advantages <= 0) & (value >= 1 + ring_high))
     factor = advantages * inside * (value if importance else 1.0)
     codes = np.where(inside | (advantages == 0), 0, np.where(value > high, HIGH, LOW))
     return log_prob_gate(batch, factor, codes)
@@ -243,16 +251,19 @@ def discriminative(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds
     score_B = (ratio.log if score == "log" else capped_exp(ratio.log))[:, 0]
     d_score_B = np.ones_like(score_B) if score == "log" else score_B
     good_B = batch["reward"] > 0
+    # A response without a token has no score.
+    scored_B = batch.scored_B & batch.mask_BT.any(1)
     objective_B, weight_B = np.zeros_like(score_B), np.zeros_like(score_B)
     for group in np.unique(batch.group_B):
         rows = batch.group_B == group
-        good, bad = rows & good_B & batch.scored_B, rows & ~good_B & batch.scored_B
-        if good.any():
-            weight_B[good] = rows.sum() / good.sum()
-            objective_B[good] = weight_B[good] * score_B[good]
-        if bad.any():
-            highest = score_B[bad].max()
-            spread = np.exp((score_B[bad] - highest) / tau)
-            weight_B[bad] = -rows.sum() * spread / spread.sum()
-            objective_B[bad] = -rows.sum() / bad.sum() * (highest + tau * np.log(spread.mean()))
+        good, bad = rows & good_B & scored_B, rows & ~good_B & scored_B
+        if not (good.any() and bad.any()):
+            # There is nothing to tell apart.
+            continue
+        weight_B[good] = rows.sum() / good.sum()
+        objective_B[good] = weight_B[good] * score_B[good]
+        highest = score_B[bad].max()
+        spread = np.exp((score_B[bad] - highest) / tau)
+        weight_B[bad] = -rows.sum() * spread / spread.sum()
+        objective_B[bad] = -rows.sum() / bad.sum() * (highest + tau * np.log(spread.mean()))
     return Gate(objective_B[:, None], d_log_ratio=(weight_B * d_score_B)[:, None])

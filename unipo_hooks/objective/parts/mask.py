@@ -29,12 +29,16 @@ def truncated_responses(batch: Batch, advantages: Array, ratio: Ratio, *, denomi
 @part("mask")
 def high_entropy(batch: Batch, advantages: Array, ratio: Ratio, *, quantile: float, denominator: bool) -> Mask:
     """Only the share `quantile` of the batch's tokens with the highest entropy counts."""
-    counted = batch.mask_BT > 0
+    return Mask(most_entropic(batch, quantile), denominator)
+
+
+def most_entropic(batch: Batch, quantile: float) -> Array:
+    """(B, T) 1 on the share `quantile` of the tokens with the highest entropy."""
+    counted = batch.valid_BT > 0
     entropies_BT = batch["entropies"]
-    if not counted.any() or quantile >= 1:
-        return Mask(counted.astype(np.float64), denominator)
-    threshold = np.quantile(entropies_BT[counted], 1 - quantile)
-    return Mask((counted & (entropies_BT >= threshold)).astype(np.float64), denominator)
+    if counted.any() and quantile < 1:
+        counted = counted & (entropies_BT >= np.quantile(entropies_BT[counted], 1 - quantile))
+    return counted.astype(np.float64)
 
 
 @part("mask")
@@ -50,6 +54,35 @@ def off_policy_sequences(
     """Drops a response of negative advantage the policy has moved too far away from (OPSM)."""
     drift_B1 = batch.mean_over_tokens(batch[reference] - batch["log_probs"])
     return Mask(1.0 - ((advantages < 0) & (drift_B1 > threshold)), denominator)
+
+
+@part("mask")
+def divergence_limit(
+    batch: Batch,
+    advantages: Array,
+    ratio: Ratio,
+    *,
+    level: str,
+    estimator: str,
+    limit_low: float | None,
+    limit_high: float,
+    reference: str,
+    denominator: bool,
+) -> Mask:
+    """Only tokens, or whole responses, whose estimated divergence from another policy is inside limits."""
+    log_BT = np.clip(batch["log_probs"] - batch[reference], -20.0, 20.0)
+    if estimator == "k1":
+        value = -log_BT
+    else:
+        value = 0.5 * log_BT * log_BT if estimator == "k2" else np.exp(log_BT) - 1 - log_BT
+    if level == "sequence_sum":
+        value = (value * batch.mask_BT).sum(1, keepdims=True)
+    elif level == "sequence_mean":
+        value = batch.mean_over_tokens(value)
+    elif level == "sequence_max":
+        value = np.where(batch.valid_BT > 0, value, -np.inf).max(1, keepdims=True, initial=-np.inf)
+    inside = (value <= limit_high) & (True if limit_low is None else value >= limit_low)
+    return Mask(inside.astype(np.float64), denominator)
 
 
 @part("mask")
@@ -89,7 +122,7 @@ def conflict_tokens(batch: Batch, advantages: Array, ratio: Ratio, *, denominato
     advantage_B = (
         advantages[:, 0] if advantages.shape[1] == 1 else (advantages * batch.mask_BT).sum(1) / batch.length_B1[:, 0]
     )
-    length_B = mask.sum(1)
+    length_B = np.where(mask.any(1), width - np.argmax(mask[:, ::-1], axis=1), 0)
     sign_B = np.sign(advantage_B)
     shift_BT = (np.arange(width)[None, :] + (width - length_B)[:, None]) % width
     mirrored_ids, mirrored_mask = np.zeros_like(ids), np.zeros_like(mask)

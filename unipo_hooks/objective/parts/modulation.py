@@ -6,7 +6,9 @@ import numpy as np
 
 from unipo_hooks.objective.inputs import Array, Batch
 from unipo_hooks.objective.parts.advantage import group_sum
-from unipo_hooks.objective.parts.types import part
+from unipo_hooks.objective.parts.bounds import entropy_adaptive, entropy_level
+from unipo_hooks.objective.parts.ratio import log_ratio
+from unipo_hooks.objective.parts.types import capped_exp, part
 
 
 @part("modulation")
@@ -83,3 +85,36 @@ def sharpened_by_novelty(batch: Batch, advantages: Array, *, strength: float) ->
     mean_B1 = batch.mean_over_tokens(batch["old_log_probs"])
     novelty = 1 + strength * np.clip(-mean_B1, 0.0, 1.0)
     return np.where(advantages > 0, advantages * novelty, advantages)
+
+
+@part("modulation")
+def by_entropy_and_ratio(
+    batch: Batch,
+    advantages: Array,
+    *,
+    strength: float,
+    epsilon_low: float,
+    epsilon_high: float,
+    stretch: float,
+    quantile: float,
+    low_side: str,
+) -> Array:
+    """× (1 + βh) outside a neutral zone of the ratio where h > 0, inside it where h ≤ 0 (HAPO).
+
+    h is the entropy's level; the neutral zone reaches half way from 1 to the bounds `entropy_adaptive` gives with the
+    same hyper-parameters.
+    """
+    level_BT = entropy_level(batch, quantile, low_side)
+    low, high = entropy_adaptive(
+        batch,
+        advantages,
+        epsilon_low=epsilon_low,
+        epsilon_high=epsilon_high,
+        stretch=stretch,
+        quantile=quantile,
+        low_side=low_side,
+    )
+    ratio_BT = capped_exp(log_ratio(batch, "old_log_probs"))
+    neutral_BT = (ratio_BT > (1 + low) / 2) & (ratio_BT < (1 + high) / 2)
+    changes_BT = np.where(level_BT > 0, ~neutral_BT, neutral_BT)
+    return np.where(changes_BT, advantages * (1 + strength * level_BT), advantages)

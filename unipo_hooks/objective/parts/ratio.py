@@ -74,11 +74,16 @@ def sequence_mean_detached(
 
 
 @part("ratio")
-def sequence_product(batch: Batch, advantages: Array, bounds: Bounds, *, reference: str) -> Ratio:
-    """Product of a response's token ratios: the ratio of the whole response."""
-    mask_BT = batch.mask_BT
-    log_B1 = (log_ratio(batch, reference) * mask_BT).sum(1, keepdims=True)
-    return Ratio(log_B1, lambda d_BT: d_BT.sum(1, keepdims=True) * mask_BT)
+def sequence_product(
+    batch: Batch, advantages: Array, bounds: Bounds, *, reference: str, clamp: float | None
+) -> Ratio:
+    """Product of a response's token ratios: the ratio of the whole response; `clamp` limits each token's log-ratio."""
+    log_BT, live_BT = log_ratio(batch, reference), batch.mask_BT
+    if clamp is not None:
+        live_BT = live_BT * (np.abs(log_BT) <= clamp)
+        log_BT = np.clip(log_BT, -clamp, clamp)
+    log_B1 = (log_BT * batch.mask_BT).sum(1, keepdims=True)
+    return Ratio(log_B1, lambda d_BT: d_BT.sum(1, keepdims=True) * live_BT)
 
 
 @part("ratio")
@@ -91,7 +96,7 @@ def clipped_sequence_mean(
     above_BT = (log_BT > log_high) & (sign > 0)
     below_BT = (log_BT < -log_low) & (sign < 0)
     clipped_BT = np.where(above_BT, log_high, np.where(below_BT, -log_low, log_BT)) * (sign != 0)
-    live_BT = batch.mask_BT * ~(above_BT | below_BT)
+    live_BT = batch.mask_BT * ~(above_BT | below_BT) * (sign != 0)
 
     def pull(d_BT: Array) -> Array:
         return d_BT.sum(1, keepdims=True) / batch.length_B1 * live_BT

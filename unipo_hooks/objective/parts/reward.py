@@ -41,8 +41,9 @@ def _weights(batch: Batch) -> Array:
 def token_kl_penalty(batch: Batch, rewards: Rewards, *, beta: float, estimator: str) -> Rewards:
     """−β · KL estimate of old against reference policy at every token; the reward stands at the last one."""
     value, _ = kl_terms(batch["old_log_probs"] - batch["ref_log_probs"], estimator, 10.0 if estimator == "k3" else None)
-    token_BT = rewards.per_token(batch) - beta * value * batch.mask_BT
-    return Rewards(token_BT.sum(1), token_BT)
+    penalty_BT = beta * value * batch.mask_BT
+    # not the sum of what is left: a response without a token that counts keeps its reward
+    return Rewards(rewards.response_B - penalty_BT.sum(1), rewards.per_token(batch) - penalty_BT)
 
 
 @part("reward")
@@ -60,6 +61,12 @@ def overlong_penalty(
     over_B = batch.mask_BT.sum(1) - (max_length - cache)
     penalty_B = np.minimum(-over_B / cache, 0.0)
     return Rewards(rewards.response_B + (penalty_B if floor is None else np.maximum(penalty_B, floor)))
+
+
+@part("reward")
+def clipped_reward(batch: Batch, rewards: Rewards, *, low: float, high: float) -> Rewards:
+    """Rewards outside a range are moved to its edge."""
+    return Rewards(np.clip(rewards.response_B, low, high))
 
 
 @part("reward")

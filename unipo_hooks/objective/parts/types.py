@@ -114,6 +114,10 @@ class Constraint:
     """False for a term over the whole vocabulary: it has no share in the gradient weight of the sampled token."""
     token_mean: bool = False
     """Averaged over tokens whatever the aggregation is."""
+    among: Array | None = None
+    """1 on the tokens it is for, where these are not all that count."""
+    ratio: Ratio | None = None
+    """The ratio `d_log_ratio` is the derivative by, where it is not the policy term's."""
 
 
 FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {}

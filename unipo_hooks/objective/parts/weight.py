@@ -19,15 +19,18 @@ def sampler_ratio(batch: Batch, level: str) -> Array:
 
 
 @part("weight")
-def recorded_weight(batch: Batch) -> Array:
-    """The trainer's own sampler correction."""
-    return batch.column("is_weights")
+def recorded_weight(batch: Batch, *, level: str) -> Array:
+    """The trainer's own sampler correction; at the level of responses, the geometric mean over their tokens."""
+    weights = batch.column("is_weights")
+    if level == "token" or weights.shape[1] == 1:
+        return weights
+    return capped_exp(batch.mean_over_tokens(np.log(np.maximum(weights, 1e-10)) * batch.valid_BT))
 
 
 @part("weight")
-def truncated(batch: Batch, *, level: str, cap: float) -> Array:
-    """min(π_old/π_sampler, C)."""
-    return np.minimum(sampler_ratio(batch, level), cap)
+def truncated(batch: Batch, *, level: str, cap: float, floor: float) -> Array:
+    """π_old/π_sampler, no larger than C and no smaller than a floor."""
+    return np.clip(sampler_ratio(batch, level), floor, cap)
 
 
 @part("weight")

@@ -1,0 +1,538 @@
+"""From the settings of a TRL trainer to the objective it really computes, version by version.
+
+Read in TRL's source from 0.17.0 to 1.16.0: `_compute_loss` and `_generate_and_score_completions` of GRPOTrainer and
+RLOOTrainer, and of the experimental GMPOTrainer and GSPO-token trainer. A setting that is absent has the default of the
+version.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from unipo_hooks import algorithms
+from unipo_hooks.algorithm_spec import AlgorithmSpec, Parts
+from unipo_hooks.objective.describe import is_off, parameters, uses
+from unipo_hooks.objective.inputs import Normalisers
+
+Version = tuple[int, ...]
+Kind = Literal["grpo", "gspo_token", "gmpo", "rloo"]
+
+EPS = 1e-4
+"""What TRL adds to every standard deviation."""
+
+LAMBDA_MIN = 1e-4
+"""Smallest rate `get_gamma_weights` takes."""
+
+NO_LIMIT = 1e300
+"""Stands for an upper limit that is not set: no ratio reaches it, and JSON holds it."""
+
+CLIPPED_LOSSES: dict[str, Version] = {
+    "grpo": (0, 17),
+    "bnpo": (0, 17),
+    "dr_grpo": (0, 17),
+    "dapo": (0, 22),
+    "luspo": (0, 28),
+}
+"""Loss types with PPO's clip → version they came with."""
+
+OTHER_LOSSES: dict[str, Version] = {"cispo": (0, 26), "sapo": (0, 26), "vespo": (1, 0)}
+"""Loss types with a gate of their own → version they came with."""
+
+UPDATE_TOKEN_MEANS = ("dapo", "cispo", "vespo")
+"""Loss types that divide by the tokens of the whole update."""
+
+DEFAULTS: dict[str, tuple[tuple[Version, Any], ...]] = {
+    "loss_type": (((0, 17), "bnpo"), ((0, 22), "dapo")),
+    "beta": (((0, 17), 0.04), ((0, 19), 0.0)),
+    "epsilon": (((0, 17), 0.2),),
+    "epsilon_high": (((0, 17), None),),
+    "delta": (((0, 17), None),),
+    "scale_rewards": (((0, 17), "group"),),
+    "importance_sampling_level": (((0, 17), "token"),),
+    "top_entropy_quantile": (((0, 17), 1.0),),
+    "mask_truncated_completions": (((0, 17), False),),
+    "max_completion_length": (((0, 17), 256), ((1, 10), 512)),
+    "multi_objective_aggregation": (((0, 17), "sum_then_normalize"),),
+    "off_policy_mask_threshold": (((0, 17), None),),
+    "use_bias_correction_kl": (((0, 17), False), ((1, 10), True)),
+    "use_vllm": (((0, 17), False),),
+    "vllm_importance_sampling_correction": (((0, 17), False), ((0, 23), True)),
+    "vllm_importance_sampling_mode": (((0, 17), "token_truncate"), ((0, 26), "sequence_mask")),
+    "vllm_importance_sampling_cap": (((0, 17), 2.0), ((0, 26), 3.0), ((1, 7), None)),
+    "vllm_importance_sampling_clip_max": (((0, 17), 3.0),),
+    "vllm_importance_sampling_clip_min": (((0, 17), None),),
+    "sapo_temperature_pos": (((0, 17), 1.0),),
+    "sapo_temperature_neg": (((0, 17), 1.05),),
+    "vespo_k_pos": (((0, 17), 2.0),),
+    "vespo_lambda_pos": (((0, 17), 3.0),),
+    "vespo_k_neg": (((0, 17), 3.0),),
+    "vespo_lambda_neg": (((0, 17), 2.0),),
+    "entropy_coef": (((0, 17), 0.0),),
+    "use_adaptive_entropy": (((0, 17), False),),
+    "normalize_advantages": (((0, 17), False),),
+    "reward_clip_range": (((0, 17), None),),
+    "use_liger_loss": (((0, 17), False),),
+    "use_liger_kernel": (((0, 17), False),),
+}
+"""Setting → its default from each version on."""
+
+HARMLESS = frozenset(
+    {
+        "adam_epsilon",
+        "entropy_coef_delta",
+        "entropy_coef_max",
+        "entropy_coef_min",
+        "entropy_target",
+        "loss_type",
+        "prediction_loss_only",
+        "reward_weights",
+        "router_aux_loss_coef",
+        "temperature",
+        "warmup_ratio",
+    }
+)
+"""Settings that sound like the objective and do not change it, given what is recorded."""
+
+OBJECTIVE_WORDS = re.compile(
+    r"(^|_)(loss|entropy|kl|clip|delta|epsilon|advantages?|rewards?|importance|mask|ratio|quantile|beta|tau|gamma"
+    r"|lambda|normali[sz]e|policy|temperature)(_|$)"
+)
+"""What the name of a setting of the objective has in it."""
+
+CANDIDATES = (
+    "grpo.trl",
+    "bnpo_trl",
+    "dapo.trl",
+    "luspo.trl",
+    "cispo.trl",
+    "sapo_soft.trl",
+    "vespo.trl",
+    "gspo.trl",
+    "gmpo.trl",
+    "rloo_trl",
+    "gdpo.trl",
+    "lite_ppo",
+    "entropy_top_q.trl",
+    "overlong_filter.trl",
+    "tis.trl",
+    "mis.trl",
+    "grpo",
+    "dr_grpo",
+    "luspo",
+    "sapo_soft",
+    "vespo",
+    "gspo",
+    "gspo_token",
+    "gmpo",
+    "delta_clip",
+    "opsm",
+)
+"""Registered algorithms a configuration may be, the first one whose parts are the same counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrlAlgorithm:
+    """What a trainer with these settings computes."""
+
+    spec: AlgorithmSpec
+    unknown: tuple[str, ...]
+    """Settings that change the loss and are not understood, a line each; the spec leaves them out."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Settings being read, with what was found to say of them."""
+
+    values: Mapping[str, Any]
+    version: Version
+    kind: Kind
+    unknown: list[str] = field(default_factory=list)
+    features: list[tuple[str, str]] = field(default_factory=list)
+    """Differences from the loss type alone: a word for the id, and a few for the name."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.values:
+            return self.values[name]
+        if name == "beta" and self.kind == "rloo":
+            return 0.05
+        if name == "epsilon" and self.kind == "gmpo":
+            return 0.4
+        return [value for since, value in DEFAULTS[name] if since <= self.version or since == (0, 17)][-1]
+
+    def number(self, name: str) -> float:
+        return float(self[name])
+
+
+def spec_from_trl(
+    config: Any, trl_version: str, *, trainer_class: str = "", entropy_coefficient: float | None = None
+) -> TrlAlgorithm:
+    """The objective a trainer with this configuration computes.
+
+    `config` is a GRPOConfig, an RLOOConfig, one derived from them, or their settings as a dict. `trainer_class` names
+    the trainer where a dict does not tell (`GMPOTrainer`). `entropy_coefficient` is the one an adaptive entropy bonus
+    has just now; without it, it is the one it starts with.
+
+    The spec states the rules themselves; what a trainer recorded of them takes their place where a micro-batch is
+    recomputed (`unipo_hooks.objective.recorded.as_recorded`).
+    """
+    values = config if isinstance(config, Mapping) else _values(config)
+    names = [trainer_class, *(each.__name__ for each in type(config).__mro__)]
+    kind: Kind = _kind(names, values)
+    read = _Reading(values, parsed_version(trl_version), kind)
+    if read.version < (0, 17):
+        read.unknown.append(f"TRL {trl_version}: what versions before 0.17 compute is not known")
+    slots = _rloo(read) if kind == "rloo" else _gmpo(read) if kind == "gmpo" else _grpo(read, entropy_coefficient)
+    _report_unknown_names(read)
+    return TrlAlgorithm(_named(read, Parts.model_validate(slots), trl_version), tuple(read.unknown))
+
+
+def normalisers_from_trl(
+    *,
+    loss_type: str,
+    trl_version: str,
+    training: bool,
+    accumulation_steps: float,
+    steps_per_generation: float | None = None,
+    num_items_in_batch: float | None = None,
+    num_processes: int = 1,
+    max_completion_length: float | None = None,
+    trainer_class: str = "",
+) -> Normalisers:
+    """What a micro-batch of TRL is divided by.
+
+    `accumulation_steps` is the trainer's `current_gradient_accumulation_steps`, `num_items_in_batch` what the
+    micro-batch holds under that name: tokens of the whole generation batch over all ranks. Where the loss is divided
+    only after `_compute_loss` returned it (`divided_afterwards`), the loss computed with these is the divided one.
+    """
+    version, kind = parsed_version(trl_version), _kind([trainer_class], {})
+    # 0.22 to 0.26 divided in evaluation as well.
+    accumulates = training or (kind != "rloo" and (0, 22) <= version < (0, 27))
+    steps = accumulation_steps if accumulates else 1
+    tokens = None
+    if num_items_in_batch is not None and kind in ("grpo", "gspo_token") and loss_type in UPDATE_TOKEN_MEANS:
+        tokens = max(num_items_in_batch, 1.0) / num_processes
+        # num_items_in_batch spans the generation batch; since 1.9.1 it is scaled down to one accumulation window.
+        if training and version >= (1, 9, 1) and kind == "grpo" and steps_per_generation:
+            tokens *= accumulation_steps / steps_per_generation
+    return Normalisers(
+        accumulation_steps=steps,
+        tokens=tokens,
+        length=max_completion_length if loss_type == "dr_grpo" else None,
+        data_parallel_size=num_processes,
+    )
+
+
+def divided_afterwards(trl_version: str, trainer_class: str = "") -> bool:
+    """Whether the accumulation steps divide the loss only after `_compute_loss` returned it.
+
+    So it was for GRPO up to 0.21, and is for RLOO: `Trainer.training_step` divides.
+    """
+    return _kind([trainer_class], {}) == "rloo" or parsed_version(trl_version) < (0, 22)
+
+
+def parsed_version(text: str) -> Version:
+    """`1.10.0.dev0` as (1, 10, 0)."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(each or 0) for each in found.groups()) if found else (0, 0, 0)
+
+
+def _values(config: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(config).items() if not name.startswith("_")}
+
+
+def _kind(names: list[str], values: Mapping[str, Any]) -> Kind:
+    known: dict[str, Kind] = {"GMPO": "gmpo", "RLOO": "rloo", "GSPOToken": "gspo_token"}
+    for name in names:
+        for word, kind in known.items():
+            if word.lower() in name.lower():
+                return kind
+    if values.get("importance_sampling_level") == "sequence_token":
+        return "gspo_token"
+    return "rloo" if "normalize_advantages" in values and "loss_type" not in values else "grpo"
+
+
+def _grpo(read: _Reading, entropy_coefficient: float | None) -> dict[str, Any]:
+    loss_type = str(read["loss_type"])
+    if loss_type not in CLIPPED_LOSSES | OTHER_LOSSES:
+        read.unknown.append(f"loss_type={loss_type!r} is not known: it is shown as dapo")
+        loss_type = "dapo"
+    slots = _group_advantages(read) | _gate(read, loss_type)
+    slots["ratio"] = _ratio(read, loss_type)
+    slots["weight"] = _sampler_weight(read) if loss_type != "vespo" else []
+    slots["mask"] = _masks(read)
+    slots["constraint"] = [*_kl(read, loss_type), *_entropy_bonus(read, loss_type, entropy_coefficient)]
+    slots["aggregation"] = _aggregation(read, loss_type)
+    if (read["use_liger_loss"] or read["use_liger_kernel"]) and read.version < (1, 14):
+        read.unknown.append("use_liger_kernel: the loss comes from Liger's fused kernel, which was not compared")
+    return slots
+
+
+def _group_advantages(read: _Reading) -> dict[str, Any]:
+    if read["multi_objective_aggregation"] == "normalize_then_sum":
+        read.features.append(("normalised_components", "each reward function normalised on its own"))
+        return {
+            "reward": [{"part": "normalised_components", "eps": EPS}],
+            "baseline": {"part": "none"},
+            "scale": [{"part": "batch_whiten", "eps": EPS}],
+        }
+    if read["multi_objective_aggregation"] != "sum_then_normalize":
+        _not_known(read, "multi_objective_aggregation")
+    given = read["scale_rewards"]
+    scale = {True: "group", False: "none", "True": "group", "False": "none"}.get(given, given)
+    if scale == "batch":
+        read.features.append(("batch_std", "rewards scaled by the deviation of the batch"))
+        scales = [{"part": "batch_std_of_rewards", "eps": EPS}]
+    elif scale == "none":
+        read.features.append(("unscaled", "rewards that are not scaled"))
+        scales = []
+    else:
+        if scale != "group":
+            _not_known(read, "scale_rewards")
+        scales = [{"part": "group_std", "eps": EPS}]
+    return {"baseline": {"part": "group_mean"}, "scale": scales}
+
+
+def _gate(read: _Reading, loss_type: str) -> dict[str, Any]:
+    low, high = _epsilons(read)
+    if loss_type == "cispo":
+        # The absolute cap on the ratio, not a distance from 1.
+        bounds = {"part": "absolute", "ratio_low": 0.0, "ratio_high": high}
+        return {"bounds": bounds, "gate": {"part": "capped_weight"}}
+    if loss_type == "sapo":
+        up, down = read.number("sapo_temperature_pos"), read.number("sapo_temperature_neg")
+        return {"gate": {"part": "sigmoid", "tau_positive": up, "tau_negative": down}}
+    if loss_type == "vespo":
+        gate: dict[str, Any] = {"part": "gamma_weight"}
+        for long, short in (("positive", "pos"), ("negative", "neg")):
+            gate[f"k_{long}"] = read.number(f"vespo_k_{short}")
+            gate[f"lambda_{long}"] = max(read.number(f"vespo_lambda_{short}"), LAMBDA_MIN)
+        if _corrects_sampler(read):
+            read.features.append(("sampler", "a sampler correction inside the weight"))
+            gate["correction"] = "recorded"
+        return {"gate": gate}
+    gate = {"part": "ppo_clip"}
+    if read["delta"] is not None and read.kind == "grpo":
+        read.features.append(("delta", "a cap on the ratio"))
+        gate["delta"] = read.number("delta")
+    return {"bounds": {"part": "around_one", "epsilon_low": low, "epsilon_high": high}, "gate": gate}
+
+
+def _epsilons(read: _Reading) -> tuple[float, float]:
+    low = read.number("epsilon")
+    return low, low if read["epsilon_high"] is None else read.number("epsilon_high")
+
+
+def _ratio(read: _Reading, loss_type: str) -> dict[str, Any]:
+    level = read["importance_sampling_level"]
+    if level not in ("token", "sequence", "sequence_token"):
+        _not_known(read, "importance_sampling_level")
+    if loss_type == "vespo":
+        return {"part": "sequence_product", "clamp": 20.0}
+    if level == "sequence_token":
+        read.features.append(("sequence_token", "ratios of whole responses that reach each token alone"))
+        return {"part": "sequence_mean_detached"}
+    if level == "sequence":
+        read.features.append(("sequence", "ratios of whole responses"))
+        return {"part": "sequence_mean"}
+    return {"part": "token"}
+
+
+def _corrects_sampler(read: _Reading) -> bool:
+    return bool(read["use_vllm"] and read["vllm_importance_sampling_correction"])
+
+
+def _sampler_weight(read: _Reading) -> list[dict[str, Any]]:
+    if not _corrects_sampler(read):
+        return []
+    read.features.append(("sampler", "a sampler correction"))
+    mode = str(read["vllm_importance_sampling_mode"])
+    cap = read["vllm_importance_sampling_cap"]
+    if cap is None:
+        cap = read["vllm_importance_sampling_clip_max"]
+    low = read["vllm_importance_sampling_clip_min"] if read.version >= (1, 7) else None
+    low, high = 0.0 if low is None else float(low), NO_LIMIT if cap is None else float(cap)
+    if mode not in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"):
+        _not_known(read, "vllm_importance_sampling_mode")
+        return [{"part": "recorded_weight"}]
+    level = "sequence_product" if mode.startswith("sequence") else "token"
+    if mode.endswith("truncate"):
+        return [{"part": "truncated", "level": level, "cap": high, "floor": low}]
+    return [{"part": "banded", "level": level, "band_low": low, "band_high": high}]
+
+
+def _masks(read: _Reading) -> list[dict[str, Any]]:
+    masks: list[dict[str, Any]] = []
+    if read["mask_truncated_completions"]:
+        read.features.append(("without_truncated", "truncated responses left out"))
+        masks.append({"part": "truncated_responses", "denominator": True})
+    if read["off_policy_mask_threshold"] is not None:
+        read.features.append(("off_policy_mask", "responses the policy moved away from left out"))
+        reference = "rollout_log_probs" if read["use_vllm"] else "old_log_probs"
+        threshold = read.number("off_policy_mask_threshold")
+        masks.append({"part": "off_policy_sequences", "threshold": threshold, "reference": reference})
+    if read.number("top_entropy_quantile") < 1:
+        read.features.append(("entropy_mask", "tokens of high entropy alone"))
+        quantile = read.number("top_entropy_quantile")
+        masks.append({"part": "high_entropy", "quantile": quantile, "denominator": False})
+    return masks
+
+
+def _kl(read: _Reading, loss_type: str) -> list[dict[str, Any]]:
+    beta = read.number("beta")
+    if beta == 0:
+        return []
+    times_ratio = bool(read["use_bias_correction_kl"]) and read.kind == "grpo"
+    read.features.append(("kl", "a KL penalty times the ratio" if times_ratio else "a KL penalty"))
+    kl = {"part": "kl", "beta": beta, "estimator": "k3", "times_ratio": times_ratio}
+    if loss_type == "vespo" and times_ratio:
+        # The gate's ratio is the product over the response; the penalty's has the configured level.
+        kl["level"] = "sequence_mean" if read["importance_sampling_level"] == "sequence" else "token"
+    return [kl]
+
+
+def _entropy_bonus(read: _Reading, loss_type: str, coefficient: float | None) -> list[dict[str, Any]]:
+    adaptive = bool(read["use_adaptive_entropy"])
+    if read.kind != "grpo" or not (read.number("entropy_coef") or adaptive):
+        return []
+    read.features.append(("entropy_bonus", "an adaptive entropy bonus" if adaptive else "an entropy bonus"))
+    # 1.8 and 1.9 divided it by what the policy term of the loss type is divided by.
+    token_mean = read.version >= (1, 10) or loss_type not in UPDATE_TOKEN_MEANS
+    return [
+        {
+            "part": "entropy_bonus",
+            "coefficient": read.number("entropy_coef") if coefficient is None else coefficient,
+            "token_mean": token_mean,
+            "quantile": read.number("top_entropy_quantile"),
+        }
+    ]
+
+
+def _aggregation(read: _Reading, loss_type: str) -> dict[str, Any]:
+    if loss_type in ("grpo", "sapo"):
+        return {"part": "sequence_mean_token_mean"}
+    if loss_type == "bnpo":
+        return {"part": "token_mean", "span": "micro_batch"}
+    if loss_type == "dr_grpo":
+        return {"part": "sequence_mean_constant_length", "length": read.number("max_completion_length")}
+    if loss_type == "luspo":
+        per_token = {"kl", "entropy_mask", "sampler"} & {word for word, _ in read.features}
+        if read.version < (1, 10) and (per_token or read["importance_sampling_level"] != "sequence"):
+            read.unknown.append(
+                "loss_type='luspo' before TRL 1.10 averages over padding where the loss is per token; "
+                "it is shown as later versions compute it"
+            )
+        return {"part": "sequence_mean_token_sum"}
+    return {"part": "token_mean", "span": "update"}
+
+
+def _gmpo(read: _Reading) -> dict[str, Any]:
+    low, high = _epsilons(read)
+    slots = _group_advantages(read)
+    slots["ratio"] = {"part": "clipped_sequence_mean", "log_low": low, "log_high": high}
+    slots["gate"] = {"part": "plain_ratio"}
+    if read.number("top_entropy_quantile") < 1:
+        read.unknown.append("top_entropy_quantile: GMPOTrainer leaves tokens out of the ratio's mean with it")
+    slots["mask"] = _truncation(read)
+    slots["constraint"] = _kl(read, "gmpo")
+    slots["aggregation"] = {"part": "sequence_mean_token_mean"}
+    return slots
+
+
+def _rloo(read: _Reading) -> dict[str, Any]:
+    if read.version < (0, 22):
+        read.unknown.append("RLOOTrainer before TRL 0.22 is another trainer, which was not compared")
+    low, high = _epsilons(read)
+    rewards: list[dict[str, Any]] = []
+    if read["reward_clip_range"]:
+        read.features.append(("clipped_reward", "clipped rewards"))
+        smallest, largest = read["reward_clip_range"]
+        rewards.append({"part": "clipped_reward", "low": float(smallest), "high": float(largest)})
+    if read.number("beta"):
+        rewards.append({"part": "sequence_kl_penalty", "beta": read.number("beta")})
+    else:
+        read.features.append(("without_kl", "no KL penalty"))
+    whitened = bool(read["normalize_advantages"])
+    if whitened:
+        read.features.append(("whitened", "whitened advantages"))
+    return {
+        "reward": rewards,
+        "baseline": {"part": "leave_one_out"},
+        "scale": [{"part": "batch_whiten", "eps": EPS}] if whitened else [],
+        "ratio": {"part": "sequence_product"},
+        "bounds": {"part": "around_one", "epsilon_low": low, "epsilon_high": high},
+        "gate": {"part": "ppo_clip"},
+        "mask": _truncation(read),
+        "aggregation": {"part": "sequence_mean_token_mean"},
+    }
+
+
+def _truncation(read: _Reading) -> list[dict[str, Any]]:
+    """The mask of a trainer whose loss is of whole responses."""
+    if not read["mask_truncated_completions"]:
+        return []
+    read.features.append(("without_truncated", "truncated responses left out"))
+    read.unknown.append(
+        "mask_truncated_completions: a response without tokens still adds −A/B to the loss here, without a gradient; "
+        "that constant is left out"
+    )
+    return [{"part": "truncated_responses", "denominator": True}]
+
+
+def _not_known(read: _Reading, name: str) -> None:
+    read.unknown.append(f"{name}={read[name]!r} is not known: it is left out")
+
+
+def _report_unknown_names(read: _Reading) -> None:
+    for name, value in sorted(read.values.items()):
+        off = value is None or value is False or value == "" or (isinstance(value, float) and math.isnan(value))
+        if off or name in DEFAULTS or name in HARMLESS or not OBJECTIVE_WORDS.search(name):
+            continue
+        read.unknown.append(f"{name}={value!r} is a setting that is not known")
+
+
+def _named(read: _Reading, parts: Parts, trl_version: str) -> AlgorithmSpec:
+    """The registered algorithm these parts are, with their hyper-parameters, or one of its own."""
+    known = set(algorithms.ids())
+    for name in CANDIDATES:
+        if name in known and _shape(algorithms.get(name).parts) == _shape(parts):
+            return algorithms.get(name).model_copy(update={"parts": parts})
+    base = {"rloo": "rloo", "gmpo": "gmpo"}.get(read.kind) or re.sub(r"[^a-z0-9_]", "_", str(read["loss_type"]).lower())
+    words = [word for word, _ in read.features]
+    said = [phrase for _, phrase in read.features]
+    text = f"{base} of TRL" + (f" with {', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "")
+    text += f" with {said[0]}" if len(said) == 1 else ""
+    parents = [each for each in (f"{base}.trl", f"{base}_trl", f"{base}_soft.trl", base) if each in known]
+    return AlgorithmSpec(
+        id=".".join(["trl", "_".join([base, *words])]),
+        name=text,
+        title=text,
+        source=f"TRL {trl_version}",
+        family="PPO and GRPO",
+        parent=parents[0] if parents else None,
+        story=f"What a trainer of TRL {trl_version} computes with the settings of this run: {text}.",
+        changed=f"Runs {', '.join(said)}." if said else "",
+        evidence="C",
+        exact=False,
+        inexact="put together from the trainer's settings; the run compares it with the trainer's own loss",
+        parts=parts,
+    )
+
+
+def _shape(parts: Parts) -> list[tuple[str, str, tuple[tuple[str, Any], ...]]]:
+    """What has to be equal for two algorithms to differ in numbers alone: parts, and what is chosen in them."""
+    shape = []
+    for slot, _, use in uses(parts):
+        if slot == "constraint" and is_off(use):
+            continue
+        values = parameters(slot, use)
+        chosen = tuple((name, value) for name, value in sorted(values.items()) if isinstance(value, bool | str))
+        given = tuple((name, values[name] is None) for name in ("delta", "dual_clip") if name in values)
+        shape.append((slot, use.part, (*chosen, *given)))
+    return shape
+
+
+__all__ = ["TrlAlgorithm", "divided_afterwards", "normalisers_from_trl", "parsed_version", "spec_from_trl"]

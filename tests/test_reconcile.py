@@ -1,0 +1,198 @@
+"""The loss recomputed from a captured micro-batch is compared with the trainer's, and a difference is said."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+from records import rollout, run_info, update
+
+from unipo_hooks import Recorder, algorithms, evaluate, open_bundle
+from unipo_hooks.objective.describe import with_hyper_parameters
+from unipo_hooks.objective.recorded import as_recorded, batch_of
+from unipo_hooks.reconcile import TOLERANCES, gap_of
+
+SPEC = with_hyper_parameters(algorithms.get("grpo"), {"beta": 0.0}).model_copy(update={"id": "tested"})
+
+
+def with_losses(of, number=0, *, error=0.0, **changes):
+    """An update whose micro-batches report the loss their own tokens come to, plus an error."""
+    made = update(number, of, **changes)
+    parts = []
+    for part in made.micro_batches:
+        batch = batch_of(part, of, made)
+        evaluation = evaluate(as_recorded(SPEC, batch.arrays), batch)
+        token_loss = np.asarray(-evaluation.token_objective, np.float32)
+        parts.append(dataclasses.replace(part, loss=evaluation.loss + error, token_loss_bT=token_loss))
+    return dataclasses.replace(made, micro_batches=parts)
+
+
+def test_the_gap_is_what_the_trainer_returned_more(caplog):
+    of = rollout()
+    right, wrong = with_losses(of), with_losses(of, error=1e-3)
+    gap = gap_of(SPEC, right.micro_batches[0], of, right)
+    assert abs(gap.loss) < 1e-15 and not gap.above
+    assert gap.token < 1e-7
+    gap = gap_of(SPEC, wrong.micro_batches[0], of, wrong)
+    assert gap.loss == pytest.approx(-1e-3) and gap.above
+
+
+def test_bonus_and_router_loss_are_accounted_for():
+    of = rollout()
+    made = with_losses(of)
+    part = made.micro_batches[0]
+    changed = dataclasses.replace(
+        part, loss=part.loss - 0.01 * 2.5 + 0.125, entropy_coef=0.01, entropy_bonus=2.5, router_loss=0.125
+    )
+    assert abs(gap_of(SPEC, changed, of, made).loss) < 1e-15
+
+
+def test_a_loss_that_is_not_a_number_is_a_gap():
+    of = rollout()
+    made = with_losses(of, error=float("nan"))
+    assert gap_of(SPEC, made.micro_batches[0], of, made).above
+
+
+def test_an_unknown_loss_has_no_gap():
+    of = rollout()
+    made = update(0, of)
+    part = dataclasses.replace(made.micro_batches[0], loss=None)
+    assert gap_of(SPEC, part, of, made) is None
+
+
+@pytest.mark.parametrize(("dtype", "above"), [("float32", True), ("bfloat16", False), ("something new", False)])
+def test_half_precision_is_given_its_rounding(dtype, above):
+    of = rollout()
+    made = with_losses(of, error=1e-3)
+    part = dataclasses.replace(made.micro_batches[0], dtype=dtype)
+    assert gap_of(SPEC, part, of, made).above is above
+    assert TOLERANCES["float32"] == 1e-6
+
+
+def recorded(path, updates, of, **changes):
+    recorder = Recorder(path, run_info(algorithm=SPEC, **changes))
+    recorder.rollout(of)
+    for each in updates:
+        recorder.update(each)
+    recorder.close()
+    return open_bundle(recorder.path)
+
+
+def test_gaps_are_stored_with_the_update_and_in_the_metrics(tmp_path, caplog):
+    of = rollout()
+    bundle = recorded(tmp_path / "run", [with_losses(of, n, micro_batches=2) for n in range(3)], of)
+    for row in bundle.updates().to_pylist():
+        assert [abs(part["loss_gap"]) < 1e-12 for part in row["micro_batches"]] == [True, True]
+        assert all(part["loss_tolerance"] >= 1e-6 and part["token_gap"] < 1e-7 for part in row["micro_batches"])
+    assert max(bundle.metrics().column("loss_gap").to_pylist()) < 1e-12
+    assert bundle.manifest.algorithm["id"] == "tested"
+    assert not caplog.records
+
+
+def test_a_gap_above_tolerance_is_said_once_with_its_likely_cause(tmp_path, caplog):
+    of = rollout()
+    with caplog.at_level(logging.WARNING):
+        bundle = recorded(
+            tmp_path / "run",
+            [with_losses(of, n, error=0.5) for n in range(3)],
+            of,
+            algorithm_notes=("loss_type 'new' is not known",),
+        )
+    assert len(caplog.records) == 1
+    assert "5.0e-01 away" in caplog.text and "loss_type 'new' is not known" in caplog.text
+    assert bundle.metrics().column("loss_gap").to_pylist() == pytest.approx([0.5] * 3)
+    assert len(bundle.updates()) == 3
+
+
+def test_a_loss_that_cannot_be_recomputed_costs_the_comparison_and_nothing_else(tmp_path, caplog):
+    of = rollout()
+    without = dataclasses.replace(of, channels={"old_log_probs": of.channels["old_log_probs"]})
+    with caplog.at_level(logging.WARNING):
+        bundle = recorded(tmp_path / "run", [update(n, without) for n in range(3)], without)
+    assert len(caplog.records) == 1 and "needs advantages" in caplog.text
+    assert len(bundle.updates()) == 3
+    assert "loss_gap" not in bundle.metrics().column_names
+    assert "needs advantages" in bundle.manifest.algorithm_notes[0]
+
+
+def test_comparisons_are_left_out_and_counted_where_the_queue_fills_up(tmp_path):
+    of = rollout()
+    recorder = Recorder(tmp_path / "run", run_info(algorithm=SPEC))
+    recorder._session._hurried = lambda: True
+    recorder.rollout(of)
+    recorder.update(with_losses(of))
+    recorder.close()
+    bundle = open_bundle(recorder.path)
+    assert bundle.manifest.lost.reconciliations == 1
+    assert len(bundle.updates()) == 1 and bundle.updates().to_pylist()[0]["micro_batches"][0]["loss_gap"] is None
+
+
+def test_batches_of_a_bundle_give_the_losses_of_the_run(tmp_path):
+    of = rollout()
+    made = with_losses(of, micro_batches=2)
+    bundle = recorded(tmp_path / "run", [made], of)
+    parts = bundle.micro_batches(0)
+    assert [part.whole for part in parts] == [True, True]
+    worst = max(abs(evaluate(as_recorded(SPEC, p.batch.arrays), p.batch).loss - p.loss) for p in parts)
+    print(f"largest error of the loss {worst:.1e}")
+    assert worst < 1e-6
+
+
+def test_weights_of_a_part_of_a_micro_batch_are_those_it_had_in_the_whole(tmp_path):
+    of = rollout(rows=16)
+    made = with_losses(of)
+    whole = recorded(tmp_path / "whole", [made], of).micro_batches(0)[0]
+    recorder = Recorder(tmp_path / "part", run_info(algorithm=SPEC), policy=policy(max_groups=2))
+    recorder.rollout(of)
+    recorder.update(made)
+    recorder.close()
+    part = open_bundle(recorder.path).micro_batches(0)[0]
+    assert not part.whole and len(part.row_B) == 8
+    for spec in ("grpo", "dr_grpo", "dapo", "gspo"):
+        given = as_recorded(algorithms.get(spec), part.batch.arrays)
+        given = given.model_copy(update={"parts": given.parts.model_copy(update={"constraint": []})})
+        weights = evaluate(given, whole.batch).gradient_weight
+        of_part = evaluate(given, part.batch).gradient_weight
+        at = [whole.row_B.tolist().index(row) for row in part.row_B]
+        assert np.abs(of_part - weights[at, : of_part.shape[1]]).max() < 1e-12, spec
+
+
+def policy(**settings):
+    from unipo_hooks import CapturePolicy
+
+    return CapturePolicy(**settings)
+
+
+def cubed(batch, advantages, ratio, bounds, *, power=3.0):
+    """A · ratio^power."""
+    from unipo_hooks.objective.parts.types import Gate
+
+    objective = advantages * ratio.value**power
+    return Gate(objective, d_log_ratio=power * objective)
+
+
+def test_what_a_part_of_the_users_own_computes_is_stored_and_no_code_is(tmp_path):
+    algorithms.register_part("gate", cubed)
+    spec = algorithms.register(
+        {
+            "id": "cubed_ratio",
+            "name": "Cubed",
+            "parts": {"gate": {"part": "cubed"}, "aggregation": {"part": "token_mean"}},
+        }
+    )
+    of = rollout()
+    recorder = Recorder(tmp_path / "run", run_info(algorithm=spec, algorithms=(spec,)))
+    recorder.rollout(of)
+    recorder.update(update(0, of))
+    recorder.close()
+    bundle = open_bundle(recorder.path)
+    assert bundle.manifest.algorithms[0]["parts"]["gate"] == {"part": "cubed"}
+    assert "cubed(batch" not in "".join(p.read_text() for p in recorder.path.glob("*.json*"))
+    part = bundle.micro_batches(0)[0]
+    evaluation = evaluate(as_recorded(spec, part.batch.arrays), part.batch)
+    tokens = bundle.tokens(0)
+    for name in ("token_objective", "gradient_weight"):
+        assert name in bundle.manifest.channels
+        stored = tokens[name].to_numpy()
+        mine = getattr(evaluation, name)[np.arange(evaluation.mask.shape[1]) < part.length_B[:, None]]
+        assert np.sort(stored[np.isfinite(stored)]) == pytest.approx(np.sort(mine), abs=1e-6), name
