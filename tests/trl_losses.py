@@ -7,7 +7,7 @@ model. Only what goes in is changed: the settings, the log-probs a sampler claim
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 import trl
+from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 from trl_runs import DATASET, trainer_for
 
-from unipo_hooks.adapters.trl.algorithm import normalisers_from_trl, spec_from_trl
+from unipo_hooks.adapters.trl.algorithm import divided_afterwards, normalisers_from_trl, parsed_version, spec_from_trl
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.examples.trl_grpo import exact
 from unipo_hooks.objective.inputs import Batch, Normalisers
@@ -64,6 +65,7 @@ class Loss:
     normalisers: dict[str, Any]
     spec: AlgorithmSpec
     unknown: tuple[str, ...]
+    reward_weights: list[float] | None
 
     @property
     def batch(self) -> Batch:
@@ -102,12 +104,24 @@ def doubled(value: Any) -> Any:
 class Losses:
     """A real trainer whose settings change from case to case."""
 
-    def __init__(self, saved_model: Any, folder: Any, cls: type, rewards: Any = (exact, length), **settings: Any):
+    def __init__(
+        self,
+        saved_model: Any,
+        folder: Any,
+        cls: type = GRPOTrainer,
+        config: type = GRPOConfig,
+        rewards: Any = (exact, length),
+        prompts: int = 4,
+        **settings: Any,
+    ):
         torch.manual_seed(0)
-        self.trainer = trainer_for(saved_model, folder, cls=cls, rewards=rewards, **{"beta": 0.1} | settings)
+        settings = {"beta": 0.1} | settings
+        self.trainer = trainer_for(saved_model, folder, cls=cls, config=config, rewards=rewards, **settings)
         self.trainer.model.train()
         self._args = self.trainer.args
         self._rollouts: dict[Any, dict[str, Any]] = {}
+        self._texts: dict[int, Any] = {}
+        self.prompts = prompts
         noise = torch.Generator().manual_seed(1)
         with torch.no_grad():
             # The policy is no longer the reference.
@@ -151,7 +165,9 @@ class Losses:
 
         def claimed(prompts):
             trainer.use_vllm = False
-            result = list(generate(prompts))
+            if seed not in self._texts:
+                self._texts[seed] = generate(prompts)
+            result = list(copy.deepcopy(self._texts[seed]))
             seen["ids"] = result[1]
             if settings.get("use_vllm"):
                 trainer.use_vllm = True
@@ -165,11 +181,13 @@ class Losses:
             seen["components"] = rewards_of(*arguments).double()
             return seen["components"]
 
-        def precise(*arguments, **named):
-            return tuple(map(doubled, forward(*arguments, **named)))
+        def precise(model, *arguments, **named):
+            result = tuple(map(doubled, forward(model, *arguments, **named)))
+            seen["reference" if model is trainer.ref_model else "old"] = result[0]
+            return result
 
         self.configure(**settings)
-        rows = [dict(DATASET[row // trainer.num_generations]) for row in range(4 * trainer.num_generations)]
+        rows = [dict(DATASET[row // trainer.num_generations]) for row in range(self.prompts * trainer.num_generations)]
         torch.manual_seed(seed)
         with (
             float64(),
@@ -183,14 +201,19 @@ class Losses:
             batch = trainer._generate_and_score_completions(rows)
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attended = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        ended = {*trainer.eos_token_ids, trainer.processing_class.pad_token_id}
         with torch.no_grad():
             now = forward(trainer.model, ids, attended, batch["completion_ids"].size(1), compute_entropy=True)
+        # RLOOTrainer keeps sums over the response alone; these are what it summed.
+        summed = {"old_per_token_logps": "old", "ref_per_token_logps": "reference"} if "old_logps" in batch else {}
+        batch |= {name: seen[each] for name, each in summed.items() if each in seen}
         return {name: doubled(value) for name, value in batch.items()} | {
             "log_probs": now[0].double(),
             "entropies": now[1].double(),
             "components": seen["components"],
+            "attended": (torch.arange(now[0].size(1)) < torch.tensor([[len(each)] for each in seen["ids"]])).long(),
             "group": torch.arange(len(rows)) // trainer.num_generations,
-            "truncated": torch.tensor([each[-1] not in trainer.eos_token_ids for each in seen["ids"]]).long(),
+            "truncated": torch.tensor([each[-1] not in ended for each in seen["ids"]]).long(),
         }
 
     def _log_probs(self, prompt: list[int], completion: list[int]) -> torch.Tensor:
@@ -210,12 +233,15 @@ class Losses:
         tools: bool = False,
         part: int = 0,
         training: bool = True,
+        release: tuple[str, Callable[..., Any]] | None = None,
         **settings: Any,
     ) -> Loss:
         """The loss of one micro-batch of a rollout under the settings, the policy having moved since by `moved` nats.
 
-        `tools` makes some tokens a tool's, which do not count.
+        `tools` makes some tokens a tool's, which do not count. `release` is another version of TRL and its
+        `_compute_loss`, which is then what computes.
         """
+        version, compute = release or (trl.__version__, type(self.trainer)._compute_loss)
         settings = {"gradient_accumulation_steps": ACCUMULATED, "steps_per_generation": PER_GENERATION} | settings
         args, trainer = self.configure(**settings), self.trainer
         noise = torch.Generator().manual_seed(seed)
@@ -224,12 +250,32 @@ class Losses:
         whole["log_probs"] = whole["log_probs"] + shift * whole["completion_mask"]
         if tools:
             whole["tool_mask"] = (torch.rand(shift.shape, generator=noise) > 0.3).long()
-        inputs = split_tensor_dict(whole, PER_GENERATION)[part]
+        inputs = split_tensor_dict(whole, args.steps_per_generation)[part]
         leaf = inputs["log_probs"].clone().requires_grad_()
-        forwarded = (leaf, inputs["entropies"], torch.zeros(()))[: 3 if trl.__version__ >= "1.7" else 2]
+        forwarded = (leaf, inputs["entropies"], torch.zeros(()))[: 3 if parsed_version(version) >= (1, 7) else 2]
+        factors: list[Any] = []
+
+        def watched(method):
+            def watching(*arguments, **named):
+                factors.append(method(*arguments, **named))
+                return factors[-1]
+
+            return watching
+
+        masks = [name for name in ("get_high_entropy_mask", "get_off_policy_mask") if hasattr(trainer, name)]
         trainer.model.train(training)
-        with float64(), replaced(trainer, _get_per_token_logps_and_entropies=lambda *_, **__: forwarded):
-            value = trainer._compute_loss(trainer.model, inputs)
+        with (
+            float64(),
+            replaced(
+                trainer,
+                _get_per_token_logps_and_entropies=lambda *_, **__: forwarded,
+                _get_per_token_logps=lambda *_, **__: leaf,
+                **{name: watched(getattr(trainer, name)) for name in masks},
+            ),
+        ):
+            value = compute(trainer, trainer.model, inputs)
+        if training and divided_afterwards(version, type(trainer).__name__):
+            value = value / args.gradient_accumulation_steps
         (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
         trainer.model.train()
 
@@ -238,12 +284,16 @@ class Losses:
             arrays["mask"] = arrays["mask"] * inputs["tool_mask"].numpy()
         arrays["log_probs"], arrays["entropies"] = leaf.detach().numpy(), inputs["entropies"].numpy()
         arrays.setdefault("old_log_probs", arrays["log_probs"])
+        if "is_weights" in arrays and arrays["is_weights"].shape[1] == 1:
+            arrays["is_weights"] = arrays["is_weights"][:, 0]
+        if factors:
+            arrays["policy_mask"] = np.prod(np.broadcast_arrays(arrays["mask"], *factors)[1:], axis=0).astype(float)
         name = type(trainer).__name__
-        answer = spec_from_trl(args, trl.__version__, trainer_class=name)
+        answer = spec_from_trl(settings if release else args, version, trainer_class=name)
         items = inputs.get("num_items_in_batch")
         normalisers = normalisers_from_trl(
             loss_type=getattr(args, "loss_type", ""),
-            trl_version=trl.__version__,
+            trl_version=version,
             training=training,
             accumulation_steps=args.gradient_accumulation_steps,
             steps_per_generation=args.steps_per_generation,
@@ -253,4 +303,4 @@ class Losses:
         )
         given = {name: getattr(normalisers, name) for name in Normalisers.__dataclass_fields__}
         known = {name: each for name, each in given.items() if each != getattr(Normalisers(), name)}
-        return Loss(value.item(), gradient.numpy(), arrays, known, answer.spec, answer.unknown)
+        return Loss(value.item(), gradient.numpy(), arrays, known, answer.spec, answer.unknown, args.reward_weights)

@@ -48,7 +48,9 @@ class WatchedTrainer(GRPOTrainer):
         return loss
 
 
-def trainer_for(saved_model, tmp_path, *, callbacks=(), cls=WatchedTrainer, rewards=(exact, length), **settings):
+def trainer_for(
+    saved_model, tmp_path, *, callbacks=(), cls=WatchedTrainer, config=GRPOConfig, rewards=(exact, length), **settings
+):
     model = small_llama(TOKENIZER).from_pretrained(saved_model)
     defaults = {
         "output_dir": str(tmp_path / "out"),
@@ -69,7 +71,7 @@ def trainer_for(saved_model, tmp_path, *, callbacks=(), cls=WatchedTrainer, rewa
     return cls(
         model,
         reward_funcs=list(rewards),
-        args=GRPOConfig(**defaults | settings),
+        args=config(**defaults | settings),
         train_dataset=DATASET,
         processing_class=TOKENIZER,
         callbacks=list(callbacks),

@@ -33,6 +33,7 @@ from unipo_hooks.objective.describe import (
     add_part,
     check,
     describe,
+    given_advantages,
     needs,
     parameters,
     parts,
@@ -40,6 +41,7 @@ from unipo_hooks.objective.describe import (
     uses,
 )
 from unipo_hooks.objective.parts.types import FUNCTIONS
+from unipo_hooks.objective.recorded import as_recorded
 
 ENVIRONMENT = "UNIPO_ALGORITHMS"
 """Environment variable: directories of JSON files, separated as in PATH, whose algorithms are registered too."""
@@ -331,6 +333,7 @@ def from_unipo(definition: Mapping[str, Any], where: str = "the definition") -> 
 __all__ = [
     "Confirmation",
     "Difference",
+    "as_recorded",
     "chosen",
     "confirmations",
     "describe",
@@ -338,6 +341,7 @@ __all__ = [
     "every",
     "from_unipo",
     "get",
+    "given_advantages",
     "ids",
     "is_own_code",
     "needs",

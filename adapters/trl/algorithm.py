@@ -62,7 +62,7 @@ DEFAULTS: dict[str, tuple[tuple[Version, Any], ...]] = {
     "use_vllm": (((0, 17), False),),
     "vllm_importance_sampling_correction": (((0, 17), False), ((0, 23), True)),
     "vllm_importance_sampling_mode": (((0, 17), "token_truncate"), ((0, 26), "sequence_mask")),
-    "vllm_importance_sampling_cap": (((0, 17), 2.0), ((0, 26), 3.0), ((1, 7), None)),
+    "vllm_importance_sampling_cap": (((0, 17), 2.0), ((0, 26), 3.0), ((1, 6), None)),
     "vllm_importance_sampling_clip_max": (((0, 17), 3.0),),
     "vllm_importance_sampling_clip_min": (((0, 17), None),),
     "sapo_temperature_pos": (((0, 17), 1.0),),
@@ -128,8 +128,10 @@ CANDIDATES = (
     "gspo",
     "gspo_token",
     "gmpo",
+    "gdpo",
     "delta_clip",
     "opsm",
+    "overlong_filter",
 )
 """Registered algorithms a configuration may be, the first one whose parts are the same counts."""
 
@@ -213,10 +215,10 @@ def normalisers_from_trl(
     accumulates = training or (kind != "rloo" and (0, 22) <= version < (0, 27))
     steps = accumulation_steps if accumulates else 1
     tokens = None
-    if num_items_in_batch is not None and kind in ("grpo", "gspo_token") and loss_type in UPDATE_TOKEN_MEANS:
+    if num_items_in_batch is not None and kind not in ("rloo", "gmpo") and loss_type in UPDATE_TOKEN_MEANS:
         tokens = max(num_items_in_batch, 1.0) / num_processes
         # num_items_in_batch spans the generation batch; since 1.9.1 it is scaled down to one accumulation window.
-        if training and version >= (1, 9, 1) and kind == "grpo" and steps_per_generation:
+        if training and version >= (1, 9, 1) and steps_per_generation:
             tokens *= accumulation_steps / steps_per_generation
     return Normalisers(
         accumulation_steps=steps,
@@ -353,7 +355,7 @@ def _sampler_weight(read: _Reading) -> list[dict[str, Any]]:
     cap = read["vllm_importance_sampling_cap"]
     if cap is None:
         cap = read["vllm_importance_sampling_clip_max"]
-    low = read["vllm_importance_sampling_clip_min"] if read.version >= (1, 7) else None
+    low = read["vllm_importance_sampling_clip_min"] if read.version >= (1, 6) else None
     low, high = 0.0 if low is None else float(low), NO_LIMIT if cap is None else float(cap)
     if mode not in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"):
         _not_known(read, "vllm_importance_sampling_mode")

@@ -25,7 +25,7 @@ from typing import Any
 
 from unipo_hooks import algorithms
 from unipo_hooks.algorithm_spec import AlgorithmSpec, Parts
-from unipo_hooks.objective.describe import is_off, parameters, uses
+from unipo_hooks.objective.describe import parameters, uses
 from unipo_hooks.objective.inputs import Normalisers
 
 Use = dict[str, Any]
@@ -68,6 +68,33 @@ AGGREGATIONS: dict[str, Use] = {
     "seq-mean-token-mean": {"part": "sequence_mean_token_mean", "rows": "nonempty"},
 }
 """loss_agg_mode → the part; `token-sum` is new in 0.9."""
+
+CANDIDATES = (
+    "ppo.verl",
+    "grpo.verl",
+    "dr_grpo.verl",
+    "gspo.verl",
+    "cispo.verl",
+    "sapo_soft.verl",
+    "gmpo.verl",
+    "reinforce.verl",
+    "reinforce_pp.verl",
+    "reinforce_pp_baseline.verl",
+    "rloo_verl",
+    "remax.verl",
+    "gpg.verl",
+    "opo.verl",
+    "grpo_passk.verl",
+    "otb.verl",
+    "tir_otb.verl",
+    "gdpo.verl",
+    "dro.verl",
+    "dppo_tv.verl",
+    "dppo_kl.verl",
+    "clip_cov.verl",
+    "kl_cov.verl",
+)
+"""Registered algorithms a configuration may be; `dapo.verl` too where groups are filtered."""
 
 _ALGORITHM = {
     "_target_", "adv_estimator", "filter_groups", "gamma", "gdpo_reward_keys", "gdpo_reward_weights", "kl_ctrl",
@@ -166,9 +193,11 @@ class _Reader:
 
     def named(self, estimator: str, mode: str, parts: Parts) -> AlgorithmSpec:
         """The registered algorithm of verl these parts are, with their hyper-parameters, or one of its own."""
-        for spec in algorithms.every():
-            if spec.id.endswith((".verl", "_verl")) and _shape(spec.parts) == _shape(parts):
-                return spec.model_copy(update={"parts": parts})
+        known = set(algorithms.ids())
+        dapo = ("dapo.verl",) if self.get("algorithm.filter_groups.enable", False) else ()
+        for name in (*dapo, *CANDIDATES):
+            if name in known and _shape(algorithms.get(name).parts) == _shape(parts):
+                return algorithms.get(name).model_copy(update={"parts": parts})
         text = f"verl's {mode} loss with {estimator} advantages"
         return AlgorithmSpec(
             id=f"verl.{estimator}_{mode}",
@@ -443,16 +472,16 @@ _ABSENT = object()
 
 
 def _shape(parts: Parts) -> list[tuple[str, str, list[tuple[str, Any]]]]:
-    """What has to be equal for two algorithms to differ in numbers alone: parts, and what is chosen in them."""
-    return [
-        (slot, use.part, [(name, value) for name, value in sorted(parameters(slot, use).items()) if _is_choice(value)])
-        for slot, _, use in uses(parts)
-        if not (slot == "constraint" and is_off(use))
-    ]
-
-
-def _is_choice(value: Any) -> bool:
-    return value is None or isinstance(value, bool | str)
+    """What has to be equal for two algorithms to differ in numbers and switches alone: parts, and choices in them."""
+    shape = []
+    for slot, _, use in uses(parts):
+        values = parameters(slot, use)
+        added = slot == "constraint" and (use.part == "entropy_bonus" or values.get("reference") == "ref_log_probs")
+        if slot == "weight" or use.part == "token_kl_penalty" or added:
+            continue
+        chosen = [(name, value) for name, value in sorted(values.items()) if isinstance(value, bool | str)]
+        shape.append((slot, use.part, chosen))
+    return shape
 
 
 def _threshold(given: Any) -> tuple[float | None, float]:

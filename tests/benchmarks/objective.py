@@ -3,8 +3,8 @@
     python tests/benchmarks/objective.py               every algorithm
     python tests/benchmarks/objective.py grpo dapo     these
 
-The bar: under 25 ms for every algorithm whose parts look at tokens, responses, groups or the batch with array operations
-alone. Parts that walk over token positions, groups or a tree in Python are marked, and not held to it.
+The bar: under 25 ms for every algorithm whose parts are array operations alone. Parts that walk in Python over token
+positions or a tree are named beside the time, and not held to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from rich.progress import track
 from rich.table import Table
 
 # In place of this folder, whose objective.py would hide tests/objective.
-sys.path[0] = str(Path(__file__).parents[1])
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from objective.batches import full_batch
 

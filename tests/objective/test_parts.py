@@ -38,67 +38,17 @@ FIRST = {
 }
 """Slot → positional arguments of its parts."""
 
-COMMANDS = {
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "Delta",
-    "epsilon",
-    "varepsilon",
-    "eta",
-    "theta",
-    "lambda",
-    "mu",
-    "pi",
-    "rho",
-    "sigma",
-    "tau",
-    "phi",
-    "ell",
-    "frac",
-    "tfrac",
-    "sqrt",
-    "sum",
-    "log",
-    "exp",
-    "min",
-    "max",
-    "arg",
-    "mathbf",
-    "mathrm",
-    "mathcal",
-    "operatorname",
-    "text",
-    "textstyle",
-    "hat",
-    "bar",
-    "overline",
-    "widehat",
-    "cdot",
-    "times",
-    "le",
-    "ge",
-    "neq",
-    "in",
-    "notin",
-    "mid",
-    "left",
-    "right",
-    "big",
-    "Big",
-    "langle",
-    "rangle",
-    "lceil",
-    "rceil",
-    "dots",
-    "qquad",
-    "quad",
-    "infty",
-    "leftarrow",
-    "begin",
-    "end",
-}
+COMMANDS = set(
+    re.findall(
+        r"\w+",
+        """
+        alpha beta gamma delta Delta epsilon varepsilon eta theta lambda mu pi rho sigma tau phi ell
+        frac tfrac sqrt sum prod log exp min max arg operatorname mathbf mathrm mathcal text textstyle
+        hat bar overline widehat cdot times le ge neq in notin mid infty dots leftarrow quad qquad
+        left right big Big langle rangle lceil rceil begin end
+        """,
+    )
+)
 """What formulas may be made of: all of it is known to KaTeX and to Temml."""
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from objective.batches import full_arrays
 
 from unipo_hooks import algorithms
 from unipo_hooks.algorithm_spec import AlgorithmSpec
-from unipo_hooks.objective.describe import given_advantages, needs, parts
+from unipo_hooks.objective.describe import given_advantages, merged, needs, parts
 from unipo_hooks.objective.evaluate import Evaluation, evaluate
 from unipo_hooks.objective.inputs import Batch, Normalisers
 
@@ -133,10 +133,17 @@ def test_more_ranks_divide_the_gradient_weight_and_leave_the_loss(spec):
     arrays = arrays_for(spec, 3)
     one = evaluate(spec, Batch(**arrays))
     four = evaluate(spec, Batch(normalisers=Normalisers(data_parallel_size=4), **arrays))
-    # A sum over the update's tokens is what is left when the ranks have averaged: each takes its own times their number.
-    of_update = 4 if spec.parts.aggregation.part == "token_sum" else 1
-    assert four.loss == one.loss * of_update
-    assert np.array_equal(four.gradient_weight, one.gradient_weight * of_update / 4)
+    every = [merged(spec.parts, component.parts) for component in spec.mixture] or [spec.parts]
+    sums = {parts.aggregation.part == "token_sum" for parts in every}
+    if sums == {False}:
+        assert four.loss == one.loss
+        assert np.array_equal(four.gradient_weight, one.gradient_weight / 4)
+    else:
+        # A sum over the update is to be left when the ranks have averaged: each takes its own times their number.
+        summed = four.gradient_weight == one.gradient_weight
+        divided = four.gradient_weight == one.gradient_weight / 4
+        assert (summed | divided).all()
+        assert sums == {True, False} or (summed.all() and four.loss == 4 * one.loss)
 
 
 @every_algorithm

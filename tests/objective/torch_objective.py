@@ -1,8 +1,8 @@
-"""An oracle: the losses of algorithms as papers and trainers write them, in torch and float64, differentiated by autograd.
+"""An oracle: the losses of algorithms as papers and trainers write them, in torch, differentiated by autograd.
 
-A part is stated here as a value with `.detach()` where its definition stops the gradient. No derivative, no Jacobian and
-no case distinction about derivatives is written down anywhere in this file. Advantages are constants of every loss, so
-they are taken from the engine; what they are is compared with the trainers' own code elsewhere (tests/vectors.json).
+A part is stated here as a value with `.detach()` where its definition stops the gradient. No derivative, no Jacobian
+and no case distinction about derivatives is written down anywhere in this file. Advantages are constants of every loss,
+so they are taken from the engine; what they are is compared with the trainers' own code elsewhere (tests/vectors.json).
 
 Axes: B responses, T token positions. Log-probs are natural logarithms.
 """
@@ -24,6 +24,7 @@ from unipo_hooks.algorithm_spec import AlgorithmSpec, Component, Parts
 from unipo_hooks.objective.describe import inputs, merged, parameters, uses
 from unipo_hooks.objective.evaluate import evaluate
 from unipo_hooks.objective.inputs import Batch, Normalisers
+from unipo_hooks.objective.parts.types import LOG_LIMIT
 
 torch.set_default_dtype(torch.float64)
 
@@ -97,7 +98,9 @@ def oracle(spec: AlgorithmSpec, batch: Batch) -> Oracle:
         evaluation = evaluate(spec, batch)
         given = _given(spec, batch, leaf, evaluation.advantages, np.ones(batch.shape[0], bool))
         pieces.append((1.0, _losses(spec.parts, given, given.counted)))
-    total = {name: sum(factor * piece[name] for factor, piece in pieces) for name in ("policy", "constraint", "entropy")}
+    total = {
+        name: sum(factor * piece[name] for factor, piece in pieces) for name in ("policy", "constraint", "entropy")
+    }
     ranks = batch.normalisers.data_parallel_size
     weights = {}
     for name in ("policy", "constraint"):
@@ -184,6 +187,8 @@ def _losses(parts: Parts, g: Given, counted: Tensor, rows: Tensor | None = None)
     contribution = detached * objective
     total = {"policy": -(share * contribution).sum(), "constraint": torch.zeros(()), "entropy": torch.zeros(())}
     for name, p in used["constraint"]:
+        if getattr(p, "beta", getattr(p, "coefficient", None)) == 0:
+            continue
         penalty = CONSTRAINTS[name](g, ratio, p)
         of = g.live * (detached if name in BEFORE_WEIGHT or getattr(p, "before_weight", False) else 1.0)
         if name in WHOLE_BATCH:
@@ -335,8 +340,13 @@ BOUNDS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 # --- gates: a token's objective --------------------------------------------------------------------------------------
 
 
+def _of(log: Tensor) -> Tensor:
+    """The ratio, saturated where the engine saturates."""
+    return log.clamp(-LOG_LIMIT, LOG_LIMIT).exp()
+
+
 def _gate_ppo(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
-    r, A = log.exp(), g.advantages
+    r, A = _of(log), g.advantages
     free = (r if p.delta is None else r.clamp(max=p.delta)) * A
     objective = torch.minimum(free, torch.clamp(r, *bounds) * A)
     if p.dual_clip is not None:
@@ -345,8 +355,9 @@ def _gate_ppo(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
 
 
 def _gate_preserving(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
-    r, A = log.exp(), g.advantages
-    low, high = bounds
+    r, A = _of(log), g.advantages
+    # Autograd makes NaN of 0 × infinity in the branch that is not taken.
+    low, high = bounds[0], bounds[1].clamp(max=1e300)
     unit = r / r.detach()
     value = torch.where((A > 0) & (r > high), p.beta_high * high * unit, r)
     value = torch.where((A < 0) & (r < low), p.beta_low * low * unit, value)
@@ -358,7 +369,7 @@ def _gate_preserving(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
 def _gate_sigmoid(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
     A = g.advantages
     tau = torch.where(A > 0, float(p.tau_positive), float(p.tau_negative))
-    return torch.sigmoid(tau * (log.exp() - 1)) * 4 / tau * A
+    return torch.sigmoid(tau * (_of(log) - 1)) * 4 / tau * A
 
 
 def _gate_gamma(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
@@ -379,7 +390,7 @@ def _gate_gamma(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
 
 def _gate_tapered(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
     A = g.advantages
-    return torch.where(A > 0, torch.ones(()), log.exp().clamp(0, 1)).detach() * A * g.log_probs
+    return torch.where(A > 0, torch.ones(()), _of(log).clamp(0, 1)).detach() * A * g.log_probs
 
 
 def _gate_trust_region(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
@@ -391,14 +402,14 @@ def _gate_trust_region(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
         kl = old * (g["old_log_probs"] - g.log_probs.detach()) + (1 - old) * ((1 - old + 1e-8) / (1 - new + 1e-8)).log()
         up, down = (kl > p.delta_high) & (new > old), (kl > p.delta_low) & (new < old)
     out = torch.where(A > 0, up, down)
-    r = log.exp().detach()
+    r = _of(log).detach()
     r = r if p.ratio_cap is None else r.clamp(max=p.ratio_cap)
     return r * A * ~out * g.log_probs
 
 
 def _gate_hard_mask(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
     low, high = bounds
-    r, A = log.exp().detach(), g.advantages
+    r, A = _of(log).detach(), g.advantages
     if p.sides == "one":
         dropped = ((A > 0) & (r > high)) | ((A < 0) & (r < low))
     else:
@@ -420,8 +431,8 @@ def _gate_blended(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
 
 
 def _gate_discriminative(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
-    """A group's mean good score minus its bad scores' soft maximum, as rows that a mean over responses adds up again."""
-    score = (log if p.score == "log" else log.exp())[:, 0]
+    """A group's mean good score minus its bad scores' soft maximum, as rows that a mean over responses sums."""
+    score = (log if p.score == "log" else _of(log))[:, 0]
     rows = torch.zeros_like(score)
     there = g.counted.sum(1) > 0
     for group in g.rows():
@@ -435,11 +446,30 @@ def _gate_discriminative(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
     return rows[:, None]
 
 
+def _gate_logistic(g: Given, log: Tensor, bounds: Any, p: Any) -> Tensor:
+    """A group's −log(1 + Σ e^(−s/τ)) over good and −log(1 + Σ e^(s/τ)) over bad responses, spread over its rows."""
+    score = log[:, 0]
+    rows = torch.zeros_like(score)
+    good = (g.advantages * g.counted).sum(1) > 0
+    there = g.counted.sum(1) > 0
+    if "reward" in g.at:
+        there = there & g.scored()
+    for group in g.rows():
+        of = group[there[group]]
+        kinds = (of[good[of]], -1), (of[~good[of]], 1)
+        if all(len(kind) for kind, _ in kinds):
+            for kind, sign in kinds:
+                both = torch.cat([torch.zeros(1), sign * score[kind] / p.tau])
+                value = -torch.logsumexp(both, 0).expand(len(kind)) * len(group) / len(kind)
+                rows = rows.index_add(0, kind, value)
+    return rows[:, None]
+
+
 GATES: dict[str, Callable[..., Tensor]] = {
     "log_prob": lambda g, log, bounds, p: g.advantages * g.log_probs,
-    "plain_ratio": lambda g, log, bounds, p: g.advantages * log.exp(),
+    "plain_ratio": lambda g, log, bounds, p: g.advantages * _of(log),
     "ppo_clip": _gate_ppo,
-    "capped_weight": lambda g, log, bounds, p: torch.clamp(log.exp(), *bounds).detach() * g.advantages * g.log_probs,
+    "capped_weight": lambda g, log, bounds, p: torch.clamp(_of(log), *bounds).detach() * g.advantages * g.log_probs,
     "gradient_preserving_clip": _gate_preserving,
     "sigmoid": _gate_sigmoid,
     "gamma_weight": _gate_gamma,
@@ -450,6 +480,7 @@ GATES: dict[str, Callable[..., Tensor]] = {
     "blended_ratio": _gate_blended,
     "squared_residual": lambda g, log, bounds, p: -((p.beta * log - g.advantages) ** 2),
     "discriminative": _gate_discriminative,
+    "group_logistic": _gate_logistic,
 }
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -652,7 +683,9 @@ def _constraint_selected(g: Given, log: Tensor, p: Any) -> Tensor:
 
 
 def _constraint_positives(g: Given, log: Tensor, p: Any) -> Tensor:
-    factor = (g.advantages > 0) * (1 - g["difficulty"])[:, None]
+    difficulty = g["difficulty"][:, None]
+    scaled = (g.advantages > 0) & (difficulty > 0) & (difficulty < 1)
+    factor = torch.where(scaled, 1 - torch.exp(-math.e * (1 - difficulty)), torch.ones_like(difficulty))
     return p.beta * factor * _kl(g.log_probs - g.fixed(p.reference), "k3", None)
 
 

@@ -95,12 +95,12 @@ def load(repository: Repository, path: str, *names: str, **beside: Any) -> Simpl
 
 def branch(repository: Repository, path: str, function: str, test: str, variables: dict[str, Any]) -> dict[str, Any]:
     """Runs the body of the `if` whose condition reads `test` inside a function; returns its variables."""
-    within = next(
-        node
-        for node in ast.walk(ast.parse(repository.text(path)))
-        if isinstance(node, ast.FunctionDef) and node.name == function
+    body = next(
+        node.body
+        for within in _within(repository, path, function)
+        for node in ast.walk(within)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == test
     )
-    body = next(node.body for node in ast.walk(within) if isinstance(node, ast.If) and ast.unparse(node.test) == test)
     namespace = _namespace() | variables
     _run(body, namespace)
     return namespace
@@ -110,9 +110,7 @@ def statements(
     repository: Repository, path: str, function: str, first: str, last: str, variables: dict[str, Any]
 ) -> dict[str, Any]:
     """Runs the statements of a block inside a function, from one that starts with `first` to one with `last`."""
-    for within in ast.walk(ast.parse(repository.text(path))):
-        if not isinstance(within, ast.FunctionDef) or within.name != function:
-            continue
+    for within in _within(repository, path, function):
         for block in _blocks(within):
             texts = [ast.unparse(node) for node in block]
             start = next((at for at, text in enumerate(texts) if text.startswith(first)), None)
@@ -124,6 +122,14 @@ def statements(
                 _run(block[start : end + 1], namespace)
                 return namespace
     raise LookupError(f"{path}: no block from {first!r} to {last!r} in {function}")
+
+
+def _within(repository: Repository, path: str, function: str) -> Iterator[ast.AST]:
+    """Functions of the name; the whole file where the name is `<module>`."""
+    for node in ast.walk(ast.parse(repository.text(path))):
+        name = "<module>" if isinstance(node, ast.Module) else getattr(node, "name", None)
+        if name == function and isinstance(node, ast.Module | ast.FunctionDef):
+            yield node
 
 
 def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+import verl
 from omegaconf import OmegaConf
-from verl import __version__
-from verl.trainer.config import AlgoConfig, RolloutCorrectionConfig
+from verl import DataProto
+from verl.trainer.config import AlgoConfig, KLControlConfig, RolloutCorrectionConfig
 from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 from verl.utils import tensordict_utils
 from verl.workers.config import ActorConfig, PolicyLossConfig
 from verl.workers.utils import losses
 
-VERSION = __version__
+VERSION = verl.__version__
 Arrays = Mapping[str, Any]
 
 
@@ -70,55 +74,62 @@ def worker_loss(settings: Mapping[str, Any], batch: Arrays, info: Mapping[str, A
 
 
 def advantages(estimator: str, batch: Arrays, settings: Mapping[str, Any] | None = None) -> np.ndarray:
-    """(B, T) advantages, 0 where the mask is, given as the trainer gives them; `settings` are those of `algorithm`."""
-    settings = dict(settings or {})
-    config = AlgoConfig(adv_estimator=estimator, **settings)
-    mask, rewards = tensor(batch["mask"]), token_rewards(batch, settings)
-    function = core_algos.get_adv_estimator_fn(estimator)
-    if estimator == "gae":
-        given = {"values": tensor(batch["values"]), "gamma": config.gamma, "lam": config.lam}
-    elif estimator == "grpo":
-        given = {"index": groups(batch), "norm_adv_by_std_in_grpo": config.norm_adv_by_std_in_grpo}
-    else:
-        given = {"config": config, "index": groups(batch)}
-    if estimator == "remax":
-        given["reward_baselines"] = tensor(batch["greedy_reward"])
+    """(B, T) advantages as the trainer computes them, 0 where the mask is; `settings` are those of `algorithm`."""
+    own = dict(settings or {})
+    control = KLControlConfig(**own.pop("kl_ctrl", {}))
     if estimator == "gdpo":
-        keys = [f"part_{k}" for k in range(batch["reward_components"].shape[1])]
-        weights = list(batch["reward_weights"]) if "reward_weights" in batch else None
-        given["config"] = AlgoConfig(adv_estimator=estimator, gdpo_reward_keys=keys, gdpo_reward_weights=weights)
-        given["non_tensor_batch"] = {key: batch["reward_components"][:, k] for k, key in enumerate(keys)}
-        given["batch"] = {"prompts": torch.zeros(len(mask), 0), "attention_mask": mask.long()}
-    if estimator.endswith("optimal_token_baseline"):
-        weights = tensor(batch["is_weights"]) if "is_weights" in batch else None
-        given |= {"old_log_probs": tensor(batch["old_log_probs"]), "sum_pi_squared": tensor(batch["sum_pi_squared"])}
-        given["rollout_is_weights"] = weights
-    result, _ = function(token_level_rewards=rewards, response_mask=mask, **given)
-    return (result * mask).numpy()
+        own["gdpo_reward_keys"] = [f"part_{k}" for k in range(batch["reward_components"].shape[1])]
+        own["gdpo_reward_weights"] = list(batch["reward_weights"]) if "reward_weights" in batch else None
+    config = AlgoConfig(adv_estimator=estimator, kl_ctrl=control, **own)
+    data = rollout(batch)
+    if estimator == "remax":
+        data.batch["reward_baselines"] = tensor(batch["greedy_reward"])
+    if config.use_kl_in_reward:
+        data, _ = apply_kl_penalty(data, core_algos.get_kl_controller(control), config.kl_penalty)
+    else:
+        data.batch["token_level_rewards"] = data.batch["token_level_scores"]
+    data = compute_advantage(
+        data,
+        adv_estimator=config.adv_estimator,
+        gamma=config.gamma,
+        lam=config.lam,
+        norm_adv_by_std_in_grpo=config.norm_adv_by_std_in_grpo,
+        config=config,
+    )
+    return (data.batch["advantages"] * data.batch["response_mask"]).numpy()
 
 
-def token_rewards(batch: Arrays, settings: Mapping[str, Any]) -> torch.Tensor:
-    """(B, T) rewards, less the KL penalty where the settings ask for it (`apply_kl_penalty` of verl's trainer)."""
+def rollout(batch: Arrays) -> DataProto:
+    """A rollout as verl's trainer holds it: the prompt is one token, a scalar reward stands at the last that counts."""
     mask = tensor(batch["mask"])
+    rows, width = mask.shape
     if "rewards" in batch:
         scores = tensor(batch["rewards"])
     else:
         scores = torch.zeros_like(mask)
-        rows, width = mask.shape
-        last = width - 1 - mask.flip(1).argmax(1)
-        scores[torch.arange(rows), last] = tensor(batch["reward"])
-    if not settings.get("use_kl_in_reward"):
-        return scores
-    kind, beta = settings.get("kl_penalty", "kl"), settings["kl_ctrl"]["kl_coef"]
-    divergence = core_algos.kl_penalty(tensor(batch["old_log_probs"]), tensor(batch["ref_log_probs"]), kind)
-    return scores - beta * divergence * mask
+        scores[torch.arange(rows), width - 1 - mask.flip(1).argmax(1)] = tensor(batch["reward"])
+    names = {"old_log_probs": "old_log_probs", "ref_log_probs": "ref_log_prob", "values": "values"}
+    names |= {"sum_pi_squared": "sum_pi_squared", "is_weights": "rollout_is_weights"}
+    tensors = {theirs: tensor(batch[ours]) for ours, theirs in names.items() if ours in batch}
+    tensors |= {"response_mask": mask, "token_level_scores": scores}
+    tensors |= {"prompts": torch.zeros(rows, 1), "attention_mask": torch.ones(rows, width + 1, dtype=torch.long)}
+    others = {"uid": np.array([f"prompt {group}" for group in batch["group"]], dtype=object)}
+    for k in range(batch["reward_components"].shape[1] if "reward_components" in batch else 0):
+        others[f"part_{k}"] = np.array(batch["reward_components"][:, k], dtype=object)
+    return DataProto.from_dict(tensors=tensors, non_tensors=others)
 
 
-def groups(batch: Arrays) -> np.ndarray:
-    """Groups as verl has them: an array of ids."""
-    return np.array([f"uid-{group}" for group in batch["group"]], dtype=object)
+def sampler_correction(batch: Arrays, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(B, T) weights and mask after rejection, as the trainer computes them of old and rollout log-probs."""
+    weights, mask, _ = compute_rollout_correction_and_rejection_mask(
+        old_log_prob=tensor(batch["old_log_probs"]),
+        rollout_log_prob=tensor(batch["rollout_log_probs"]),
+        response_mask=tensor(batch["mask"]),
+        **settings,
+    )
+    return weights.batch["rollout_is_weights"].numpy(), mask.numpy()
 
 
-def hydra(settings: Mapping[str, Any]) -> Any:
-    """Settings as main_ppo has them."""
-    return OmegaConf.create(dict(settings))
+def default_settings() -> Any:
+    """main_ppo's configuration with nothing changed."""
+    return OmegaConf.load(Path(verl.__file__).parent / "trainer" / "config" / "_generated_ppo_trainer.yaml")

@@ -1,20 +1,36 @@
-"""What `unipo-hooks algorithms` tells: algorithms as data for scripts, and as tables for people."""
+"""What `unipo-hooks algorithms` shows people: the list, one algorithm explained, two side by side."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
-from dataclasses import asdict
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from unipo_hooks import algorithms
 from unipo_hooks.algorithm_spec import HEADINGS, SLOTS, AlgorithmSpec, Component, Parts, PartUse
+from unipo_hooks.cli.algorithm_facts import (
+    CORE,
+    EVIDENCE,
+    beyond_core,
+    children_of,
+    evidence,
+    family_of,
+    function_of,
+    inexact,
+    input_facts,
+    is_exact,
+    libraries_of,
+    library_of,
+    lineage_of,
+    names_of,
+    needs_of,
+    parent_of,
+    special,
+    used_parts,
+    value_text,
+    written_slot,
+)
 from unipo_hooks.cli.terminal import console, printable
-from unipo_hooks.errors import AlgorithmError
 from unipo_hooks.objective.describe import describe, merged, parameters
-from unipo_hooks.objective.inputs import INPUTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,30 +39,6 @@ if TYPE_CHECKING:
 
     from unipo_hooks.algorithms import Confirmation
     from unipo_hooks.objective.describe import Part
-
-CORE = ("log_probs", "old_log_probs", "mask", "reward", "group")
-"""Inputs every captured run has, which the list therefore leaves out."""
-
-FAMILIES = (
-    "REINFORCE",
-    "PPO and GRPO",
-    "Sequence ratios",
-    "Clip and gate",
-    "Masks and filters",
-    "Advantage shaping",
-    "Off-policy and mixtures",
-    "Not a composition",
-)
-"""Families in reading order; those of registered algorithms follow."""
-
-EVIDENCE = {
-    "X": "known from running its code",
-    "C": "known from reading its code",
-    "P": "known from the paper alone",
-    "2": "known second hand",
-    "U": "unverified",
-}
-"""How a definition is known, in words."""
 
 _WIDE = 120
 """Columns from which the list is one line an algorithm."""
@@ -57,245 +49,6 @@ _PROSE = 96
 NOT_EXACT, CONFIRMED = "bold yellow", "green"
 
 
-# --- facts -----------------------------------------------------------------------------------------------------------
-
-
-def selected(family: str | None, needed: str | None) -> list[AlgorithmSpec]:
-    """Algorithms of a family, that need an input, family by family from old to new.
-
-    Raises AlgorithmError where there is no such family or input.
-    """
-    every = algorithms.every()
-    families = sorted({_family(spec) for spec in every}, key=_family_order)
-    if family is not None:
-        near = [each for each in families if family.lower() in each.lower()]
-        if not near:
-            raise AlgorithmError(f"no family {family!r}; there are {', '.join(families)}")
-        families = near
-    if needed is not None and needed not in INPUTS and not any(needed in _needs(spec) for spec in every):
-        close = get_close_matches(needed, INPUTS, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(INPUTS)}"
-        raise AlgorithmError(f"no input {needed!r}; {hint}")
-    chosen = [spec for spec in every if _family(spec) in families and (needed is None or needed in _needs(spec))]
-    return sorted(chosen, key=lambda spec: (_family_order(_family(spec)), spec.year or 9999, spec.id))
-
-
-def facts(spec: AlgorithmSpec) -> dict[str, Any]:
-    """An algorithm with what is known of it; JSON-able. `scope` is None for one that is only shown."""
-    return {
-        "spec": _finite(spec.model_dump(mode="json")),
-        "scope": None if spec.display else algorithms.scope(spec),
-        "needs": _needs(spec),
-        "exact": is_exact(spec),
-        "inexact": inexact(spec),
-        "confirmations": [asdict(each) for each in algorithms.confirmations(spec.id)],
-    }
-
-
-def explanation(spec: AlgorithmSpec) -> dict[str, Any]:
-    """`facts`, and what is said of the parts, the changes against the parent and the inputs needed; JSON-able."""
-    parent = _parent(spec)
-    return facts(spec) | _finite(
-        {
-            "lineage": _lineage(spec),
-            "children": _children(spec),
-            "against_parent": [asdict(each) for each in algorithms.diff(parent, spec)] if parent else [],
-            "slots": [] if spec.display else [fact for slot in SLOTS for fact in _slot_facts(spec.parts, slot)],
-            "inputs": [_input_facts(name) for name in ("log_probs", "mask", *_needs(spec))],
-        }
-    )
-
-
-def comparison(a: AlgorithmSpec, b: AlgorithmSpec) -> dict[str, Any]:
-    """The slots in which two algorithms differ, with both values and the titles of their parts; JSON-able.
-
-    Raises AlgorithmError where one of them is only shown, for its slots are not known.
-    """
-    for spec in (a, b):
-        if spec.display:
-            raise AlgorithmError(f"{spec.id} came as UNIPO cards: it is only shown, so its slots are not known")
-    found = algorithms.diff(a, b)
-    slots = {each.slot for each in found}
-    return {
-        "a": a.id,
-        "b": b.id,
-        "identical": not found,
-        "differences": [
-            asdict(each) | {"a_titles": _titles(a, each.slot), "b_titles": _titles(b, each.slot)} for each in found
-        ],
-        "same": {slot: _written(a.parts, slot) for slot in SLOTS if slot not in slots and _used(a.parts, slot)},
-    }
-
-
-def _finite(value: Any) -> Any:
-    """JSON in which NaN and infinities, which a user's file may hold, are null."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def is_exact(spec: AlgorithmSpec) -> bool:
-    """Whether its numbers were compared with the code that defines it: what it says of itself is not enough."""
-    return spec.exact and bool(algorithms.confirmations(spec.id))
-
-
-def inexact(spec: AlgorithmSpec) -> str:
-    """Why an algorithm is not exact; empty for one that is."""
-    if is_exact(spec):
-        return ""
-    return spec.inexact or "its numbers were compared with no code that defines it"
-
-
-def _family(spec: AlgorithmSpec) -> str:
-    return spec.family or "Without a family"
-
-
-def _family_order(family: str) -> tuple[int, str]:
-    return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family)
-
-
-def _needs(spec: AlgorithmSpec) -> list[str]:
-    return [] if spec.display else algorithms.needs(spec)
-
-
-def _beyond_core(spec: AlgorithmSpec) -> list[str]:
-    return [name for name in _needs(spec) if name not in CORE]
-
-
-def _parent(spec: AlgorithmSpec) -> AlgorithmSpec | None:
-    """The algorithm it changed, where that is known here."""
-    if spec.display or spec.parent is None or spec.parent == spec.id or spec.parent not in algorithms.ids():
-        return None
-    parent = algorithms.get(spec.parent)
-    return None if parent.display else parent
-
-
-def _lineage(spec: AlgorithmSpec) -> list[str]:
-    """Ids from the first ancestor to the algorithm itself."""
-    found, current = [spec.id], _parent(spec)
-    while current is not None and current.id not in found:
-        found.insert(0, current.id)
-        current = _parent(current)
-    return found
-
-
-def _children(spec: AlgorithmSpec) -> list[str]:
-    return [each.id for each in algorithms.every() if each.parent == spec.id != each.id]
-
-
-def _used(parts: Parts, slot: str) -> list[PartUse]:
-    """The parts of a slot that do something."""
-    value = getattr(parts, slot)
-    return value if isinstance(value, list) else [value] if value.part != "none" else []
-
-
-def _written(parts: Parts, slot: str) -> str:
-    return " then ".join(algorithms.written(slot, use) for use in _used(parts, slot)) or "none"
-
-
-def _titles(spec: AlgorithmSpec, slot: str) -> list[str]:
-    return [describe(slot, use.part).title for use in _used(spec.parts, slot)] if slot in SLOTS else []
-
-
-def _slot_facts(parts: Parts, slot: str) -> Iterator[dict[str, Any]]:
-    for use in _used(parts, slot):
-        part, values = describe(slot, use.part), parameters(slot, use)
-        yield {
-            "heading": HEADINGS[SLOTS[slot]],
-            "slot": slot,
-            "part": use.part,
-            "title": part.title,
-            "scope": part.scope,
-            "hyper_parameters": {
-                name: {"value": value, "symbol": part.parameters[name].symbol, "meaning": part.parameters[name].meaning}
-                for name, value in values.items()
-            },
-            "latex": part.latex,
-            "explanation": part.explanation,
-            "source": part.source,
-        }
-
-
-def _input_facts(name: str) -> dict[str, str]:
-    known = INPUTS.get(name)
-    return {"name": name, "meaning": known.meaning if known else "", "capture": known.capture if known else ""}
-
-
-# --- in few words ----------------------------------------------------------------------------------------------------
-
-
-def evidence(spec: AlgorithmSpec) -> str:
-    """Against what an algorithm was confirmed; or that it is not exact, and how its definition is known."""
-    libraries = " and ".join(_libraries(spec))
-    if is_exact(spec):
-        return f"confirmed: {libraries}"
-    if libraries:
-        return f"not exact, in part compared: {libraries}"
-    how = EVIDENCE.get(spec.evidence[:1])
-    return f"not exact, {how}" if how else "not exact"
-
-
-def _libraries(spec: AlgorithmSpec) -> list[str]:
-    """Library and version of each comparison, once."""
-    return list(dict.fromkeys(_library(each) for each in algorithms.confirmations(spec.id)))
-
-
-def _library(confirmation: Confirmation) -> str:
-    """Library and version of "trl 1.16.0 GRPOTrainer._compute_loss"; what follows is the function."""
-    return " ".join(confirmation.against.split()[:2])
-
-
-def special(spec: AlgorithmSpec) -> str:
-    """What an algorithm fills in another way than its parent does, or than an empty slot, in few words."""
-    if spec.display:
-        return "UNIPO cards, only shown"
-    parent = _parent(spec)
-    base = parent.parts if parent else None
-    found = [text for slot in SLOTS if (text := _change(slot, base, spec.parts))]
-    if spec.mixture and (parent is None or parent.mixture != spec.mixture):
-        found.append(f"mixture of {len(spec.mixture)}")
-    if found:
-        return ", ".join(found)
-    return f"the same parts as {parent.id}" if parent else ""
-
-
-def _change(slot: str, base: Parts | None, parts: Parts) -> str:
-    """One slot in few words; empty where it is as before. Of the same parts only the changed hyper-parameters."""
-    new = _used(parts, slot)
-    field = Parts.model_fields[slot]
-    if base is None:
-        default = field.get_default(call_default_factory=True)
-        if getattr(parts, slot) == default and not field.is_required():
-            return ""
-        return f"{slot} {_names(new)}" if new else ""
-    old = _used(base, slot)
-    if [use.part for use in old] != [use.part for use in new]:
-        return f"{slot} {_names(new)}" if new else f"no {slot}"
-    changed = [
-        f"{name} {_value(value)}"
-        for before, after in zip(old, new, strict=True)
-        for name, value in parameters(slot, after).items()
-        if value != parameters(slot, before).get(name)
-    ]
-    return f"{slot} {' '.join(changed)}" if changed else ""
-
-
-def _names(uses: list[PartUse]) -> str:
-    return " + ".join(use.part for use in uses)
-
-
-def _value(value: Any) -> str:
-    """A hyper-parameter as JSON has it; numbers without needless digits."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
 def list_table(specs: list[AlgorithmSpec]) -> Table:
     """Algorithms by family. One line each in a pipe or on a wide screen; else a paragraph beside each id."""
     screen = console()
@@ -303,16 +56,16 @@ def list_table(specs: list[AlgorithmSpec]) -> Table:
     table = _grid()
     table.add_column(no_wrap=True, style="bold")
     if wide:
-        for width in (18, None, None, 22, 19):  # a pipe has whole lines
-            table.add_column(overflow="fold", max_width=width if screen.is_terminal else None)
+        for width in (18, None, None, 22, 19):
+            table.add_column(overflow="fold", max_width=_prose(width) if width else None)
         heads = ("id", "name", "year", "against its parent", "evidence", "needs as well")
         table.add_row(*(_text(head, "dim") for head in heads))
     else:
         table.add_column(overflow="fold")
     family = None
     for spec in specs:
-        if _family(spec) != family:
-            family = _family(spec)
+        if family_of(spec) != family:
+            family = family_of(spec)
             table.add_row("")
             table.add_row(_text(family, "bold underline"))
         row = _wide_row(spec) if wide else [_paragraph(spec)]
@@ -322,7 +75,7 @@ def list_table(specs: list[AlgorithmSpec]) -> Table:
 
 def _wide_row(spec: AlgorithmSpec) -> list[RenderableType]:
     year = str(spec.year) if spec.year else ""
-    needs = ", ".join(_beyond_core(spec))
+    needs = ", ".join(beyond_core(spec))
     return [_text(spec.name), _text(year), _text(special(spec)), _evidence(spec), _text(needs)]
 
 
@@ -331,7 +84,7 @@ def _paragraph(spec: AlgorithmSpec) -> Text:
     text.append("; ").append_text(_evidence(spec))
     if what := special(spec):
         text.append(f"\n{printable(what)}", "dim")
-    if needs := _beyond_core(spec):
+    if needs := beyond_core(spec):
         text.append(f"\nneeds {printable(', '.join(needs))}")
     return text
 
@@ -363,11 +116,21 @@ def pages(spec: AlgorithmSpec) -> Iterator[tuple[str, Table]]:
         return
     for key, heading in HEADINGS.items():
         slots = [slot for slot in SLOTS if SLOTS[slot] == key]
-        used = [(slot, use) for slot in slots for use in _used(spec.parts, slot)]
-        yield heading if used else f"{heading}: none", _section(used)
+        used = [(slot, use) for slot in slots for use in used_parts(spec.parts, slot)]
+        yield heading if used else f"{heading}: {_EMPTY[key]}", _section(used)
     if spec.mixture:
         yield "Mixture: a sum of objectives, each over rows of its own", _mixture(spec)
     yield "Needs", _inputs(spec)
+
+
+_EMPTY = {
+    "advantage": "the reward itself",
+    "objective": "none",
+    "constraint": "none",
+    "mask": "every token counts that the trainer counts",
+    "aggregation": "none",
+}
+"""What it means that nothing is said under a heading."""
 
 
 def heading_table(heading: str) -> Table:
@@ -380,7 +143,7 @@ def heading_table(heading: str) -> Table:
 
 def _head(spec: AlgorithmSpec) -> Table:
     table = _grid()
-    table.add_column(overflow="fold", max_width=_PROSE + 14)
+    table.add_column(overflow="fold", max_width=_prose(_PROSE + 14))
     name = _text(spec.name, "bold")
     if spec.name != spec.id:
         name.append(f"  {printable(spec.id)}", "dim")
@@ -391,7 +154,7 @@ def _head(spec: AlgorithmSpec) -> Table:
             table.add_row(_text(line))
     table.add_row("")
     if is_exact(spec):
-        table.add_row(_text(f"Exact: its numbers were compared with {' and '.join(_libraries(spec))}", CONFIRMED))
+        table.add_row(_text(f"Exact: its numbers were compared with {', '.join(libraries_of(spec))}", CONFIRMED))
     else:
         table.add_row(_text("NOT EXACT: ", NOT_EXACT).append(printable(inexact(spec)), "yellow"))
     return table
@@ -403,17 +166,18 @@ def _origin(spec: AlgorithmSpec) -> Table:
         table.add_row("story", _text(spec.story))
     if spec.changed:
         table.add_row("changed", _text(spec.changed))
-    if parent := _parent(spec):
-        for each in algorithms.diff(parent, spec):
-            table.add_row("", _text(f"{each.slot}: ", "dim").append(printable(f"{each.a} → {each.b}")))
-    lineage = _lineage(spec)
+    if parent := parent_of(spec):
+        for slot in SLOTS:
+            if step := _step(used_parts(parent.parts, slot), used_parts(spec.parts, slot), slot):
+                table.add_row("", _text(f"{slot}: ", "dim").append(printable(step)))
+    lineage = lineage_of(spec)
     if spec.parent and spec.parent not in lineage:
         lineage.insert(0, f"{spec.parent} (not known here)")
     if len(lineage) > 1:
         table.add_row("comes from", _text(" → ".join(lineage)))
-    if children := _children(spec):
+    if children := children_of(spec):
         table.add_row("led to", _text(", ".join(children)))
-    table.add_row("family", _text(_family(spec)))
+    table.add_row("family", _text(family_of(spec)))
     if how := EVIDENCE.get(spec.evidence[:1]):
         table.add_row("definition", _text(how))
     if not spec.display:
@@ -421,12 +185,24 @@ def _origin(spec: AlgorithmSpec) -> Table:
     return table
 
 
+def _step(old: list[PartUse], new: list[PartUse], slot: str) -> str:
+    """From one slot to another in few words: the parts, or of the same parts the hyper-parameters that changed."""
+    if [use.part for use in old] != [use.part for use in new]:
+        return f"{names_of(old) or 'none'} → {names_of(new) or 'none'}"
+    return ", ".join(
+        f"{name} {value_text(before)} → {value_text(value)}"
+        for first, second in zip(old, new, strict=True)
+        for name, value in parameters(slot, second).items()
+        if (before := parameters(slot, first).get(name)) != value
+    )
+
+
 def _confirmations(compared: tuple[Confirmation, ...]) -> Table:
     table = _labelled()
     for each in compared:
         cases = "1 case" if each.cases == 1 else f"{each.cases} cases"
-        said = f"{' and '.join(each.covers)} in {cases}, largest error {each.error:.1e}"
-        table.add_row(_text(_library(each)), _text(f"{' '.join(each.against.split()[2:])}: {said}"))
+        said = f"{' and '.join(each.covers)} in {cases}, largest error {f'{each.error:.1e}' if each.error else 0}"
+        table.add_row(_text(library_of(each)), _text(f"{function_of(each)}: {said}"))
     return table
 
 
@@ -462,7 +238,7 @@ def _settings(part: Part, values: dict[str, Any]) -> Table:
         known = part.parameters[name]
         symbol = "" if r"\mathrm{" + name in known.symbol.replace(r"\_", "_") else known.symbol
         meaning = _text(symbol, "cyan").append("  " if symbol else "").append(known.meaning)
-        table.add_row(_text(f"{name} = {_value(value)}"), meaning)
+        table.add_row(_text(f"{name} = {value_text(value)}"), meaning)
     return table
 
 
@@ -472,9 +248,9 @@ def _mixture(spec: AlgorithmSpec) -> Table:
         table.add_row(f"source {component.source}", _text(_component(component)))
         own = merged(spec.parts, component.parts)
         for slot in component.parts:
-            titles = " then ".join(describe(slot, use.part).title for use in _used(own, slot)) or "none"
+            titles = " then ".join(describe(slot, use.part).title for use in used_parts(own, slot)) or "none"
             table.add_row(
-                "", _text(f"{slot}: ", "dim").append(f"{titles}  ", "bold").append(_written(own, slot), "dim")
+                "", _text(f"{slot}: ", "dim").append(f"{titles}  ", "bold").append(written_slot(own, slot), "dim")
             )
     return table
 
@@ -484,7 +260,7 @@ def _mixed(spec: AlgorithmSpec) -> Text:
     lines = []
     for each in spec.mixture:
         own = merged(spec.parts, each.parts)
-        slots = ", ".join(f"{slot} {_names(_used(own, slot)) or 'none'}" for slot in each.parts)
+        slots = ", ".join(f"{slot} {names_of(used_parts(own, slot)) or 'none'}" for slot in each.parts)
         lines.append(f"source {each.source}: {_component(each)}" + (f"; {slots}" if slots else ""))
     return _text("\n".join(lines)) if lines else _text("none", "dim")
 
@@ -499,10 +275,10 @@ def _component(component: Component) -> str:
 
 def _inputs(spec: AlgorithmSpec) -> Table:
     table = _labelled()
-    core = [name for name in CORE if name in ("log_probs", "mask", *_needs(spec))]
+    core = [name for name in CORE if name in ("log_probs", "mask", *needs_of(spec))]
     table.add_row("always there", _text(", ".join(core)))
-    for name in _beyond_core(spec):
-        known = _input_facts(name)
+    for name in beyond_core(spec):
+        known = input_facts(name)
         text = f"{known['meaning']} To have it: {known['capture']}." if known["capture"] else "an input of a part's own"
         table.add_row(_text(name), _text(text))
     return table
@@ -551,16 +327,16 @@ def diff_table(a: AlgorithmSpec, b: AlgorithmSpec) -> Table:
 def _side(own: Parts, other: Parts, slot: str) -> Text:
     """A slot of one of two algorithms: its parts and, of a part both use, first the settings that differ."""
     text = _text("")
-    theirs = {use.part: parameters(slot, use) for use in _used(other, slot)}
-    for number, use in enumerate(_used(own, slot)):
+    theirs = {use.part: parameters(slot, use) for use in used_parts(other, slot)}
+    for number, use in enumerate(used_parts(own, slot)):
         title = printable(describe(slot, use.part).title)
         text.append("\n" if number else "").append(title, "bold").append(f"  {printable(use.part)}", "dim")
         values = parameters(slot, use)
         changed = [name for name in values if use.part in theirs and values[name] != theirs[use.part].get(name)]
         for name in changed:
-            text.append(printable(f"\n{name} = {_value(values[name])}"))
+            text.append(printable(f"\n{name} = {value_text(values[name])}"))
         rest = [
-            f"{name} {_value(value)}" for name, value in values.items() if name not in changed and value is not None
+            f"{name} {value_text(value)}" for name, value in values.items() if name not in changed and value is not None
         ]
         if rest:
             text.append(printable(f"\n{', '.join(rest)}"), "dim")
@@ -581,11 +357,16 @@ def _grid() -> Table:
     return Table.grid(padding=(0, 2))
 
 
+def _prose(columns: int) -> int | None:
+    """So many columns for a paragraph; a pipe has whole lines."""
+    return columns if console().is_terminal else None
+
+
 def _labelled() -> Table:
     """A grid of a label and a paragraph a row."""
     table = _grid()
     table.add_column(style="dim", no_wrap=True, min_width=13)
-    table.add_column(overflow="fold", max_width=_PROSE)
+    table.add_column(overflow="fold", max_width=_prose(_PROSE))
     return table
 
 

@@ -1,7 +1,7 @@
 """The command line of algorithms: `unipo-hooks algorithms`, `algorithms show ID` and `algorithms diff A B`.
 
-What they show is made in `unipo_hooks.cli.algorithm_tables`, imported when a command runs, so that `--help` answers at
-once.
+What they know is in `unipo_hooks.cli.algorithm_facts`, what they show in `algorithm_tables`; both are imported when a
+command runs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def algorithms(
 
     Your own are JSON files: name one in place of an id, pass --add, or name folders in UNIPO_ALGORITHMS.
     """
-    from unipo_hooks.cli.algorithm_tables import facts, list_table, selected, summary
+    from unipo_hooks.cli.algorithm_facts import facts, selected
+    from unipo_hooks.cli.algorithm_tables import list_table, summary
     from unipo_hooks.errors import AlgorithmError
 
     _register(add)
@@ -76,8 +77,9 @@ def algorithms(
     if as_json:
         say_json({spec.id: facts(spec) for spec in chosen})
         return
-    show(list_table(chosen))
-    say("")
+    if chosen:
+        show(list_table(chosen))
+        say("")
     for line in summary(chosen):
         say(line)
 
@@ -97,7 +99,8 @@ def explain(
 
     Formulas are LaTeX. An input it needs is named with the way to capture it, a comparison with its largest error.
     """
-    from unipo_hooks.cli.algorithm_tables import explanation, heading_table, pages
+    from unipo_hooks.cli.algorithm_facts import explanation
+    from unipo_hooks.cli.algorithm_tables import heading_table, pages
 
     _register(add)
     spec = _resolved(algorithm)
@@ -124,7 +127,8 @@ def differences(
     as_json: AsJson = False,
 ) -> None:
     """Say in which slots two algorithms differ, with both values, and which they share."""
-    from unipo_hooks.cli.algorithm_tables import comparison, diff_table, shared
+    from unipo_hooks.cli.algorithm_facts import comparison
+    from unipo_hooks.cli.algorithm_tables import diff_table, shared
 
     _register(add)
     first, second = _resolved(a), _resolved(b)

@@ -74,11 +74,12 @@ def facts_table(facts: dict[str, Any]) -> Table:
     if hparams.get("loss_type", "").lower() == header["algorithm"].lower():  # once is enough
         hparams.pop("loss_type", None)
     settings = [f"{name} {value}" for name, value in hparams.items()]
+    name = facts["algorithm"]["id"] if facts["algorithm"] else header["algorithm"]
     rows = [
         ("run", " · ".join(filter(None, (header["task"], header["model_name"], header["dataset"])))),
         ("trainer", f"{trainer['library']} {trainer['version']}, {trainer['trainer_class']}"),
-        ("algorithm", ", ".join(filter(None, (header["algorithm"], *settings)))),
-        ("objective", _objective(facts)),
+        ("algorithm", ", ".join(filter(None, (name, *settings)))),
+        ("settings", "; ".join(facts["algorithm"]["notes"]) if facts["algorithm"] else ""),
         ("loss", _loss(facts)),
         ("status", _status(facts)),
         ("updates", f"{updates['captured']:,} captured of {updates['seen']:,} seen"),
@@ -221,13 +222,6 @@ def _algorithm(manifest: Manifest) -> dict[str, Any] | None:
         return None
     known = {name: manifest.algorithm.get(name) for name in ("id", "name", "exact")}
     return {**known, "notes": manifest.algorithm_notes, "registered": [each.get("id") for each in manifest.algorithms]}
-
-
-def _objective(facts: dict[str, Any]) -> str:
-    algorithm = facts["algorithm"]
-    if algorithm is None:
-        return ""
-    return "; ".join([f"{algorithm['name']} ({algorithm['id']})", *algorithm["notes"]])
 
 
 def _loss(facts: dict[str, Any]) -> str:

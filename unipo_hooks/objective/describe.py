@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unipo_hooks.algorithm_spec import SLOTS, AlgorithmSpec, Parts, PartUse
 from unipo_hooks.errors import AlgorithmError
@@ -169,7 +169,13 @@ def check(spec: AlgorithmSpec) -> AlgorithmSpec:
         unknown = set(component.parts) - set(SLOTS)
         if unknown:
             raise AlgorithmError(f"mixture.{number}.parts.{min(unknown)}: no such slot (there are {', '.join(SLOTS)})")
-        _check_parts(merged(spec.parts, component.parts), f"mixture.{number}.parts")
+        try:
+            own = merged(spec.parts, component.parts)
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = ".".join(str(each) for each in first["loc"])
+            raise AlgorithmError(f"mixture.{number}.parts.{path}: {first['msg'].lower()}") from None
+        _check_parts(own, f"mixture.{number}.parts")
     return spec
 
 

@@ -95,12 +95,21 @@ def evaluate(
     given = batch if isinstance(batch, Batch) else Batch(**batch)
     require(given, needs(chosen), chosen.id)
     prepared = given.prepared(inputs(chosen))
+    if 0 in prepared.shape:
+        return _nothing(chosen, prepared)
     with np.errstate(all="ignore"):
         if not chosen.mixture:
             evaluation = _evaluate(chosen, chosen.parts, prepared, prepared.mask_BT)
         else:
             evaluation = _mixture(chosen, prepared)
     return replace(evaluation, notes=_notes(prepared))
+
+
+def _nothing(spec: AlgorithmSpec, batch: Batch) -> Evaluation:
+    """What any objective is on a batch without a response or without a position."""
+    arrays = {name: np.zeros(batch.shape) for name in (*_PER_TOKEN, "aggregation")}
+    clipped = np.zeros(batch.shape, np.uint8)
+    return Evaluation(spec=spec, **arrays, **dict.fromkeys(_LOSSES, 0.0), clipped=clipped, invalid=batch.invalid_BT)
 
 
 def _mixture(spec: AlgorithmSpec, batch: Batch) -> Evaluation:

@@ -203,7 +203,8 @@ class Batch:
 
     def scoring(self, rows_B: Array) -> Batch:
         """The same batch in which other responses have no reward."""
-        arrays = {**self.arrays, "reward": np.where(rows_B, self.arrays["reward"], np.nan)}
+        reward_B = self.arrays.get("reward", np.zeros(self.shape[0]))
+        arrays = {**self.arrays, "reward": np.where(rows_B, reward_B, np.nan)}
         return object.__new__(Batch)._set(arrays, self.normalisers, self.invalid_BT)
 
     @property
@@ -229,12 +230,12 @@ class Batch:
 
     @cached_property
     def scored_B(self) -> Array:
-        """Whether a response has a finite reward; True everywhere in a batch without rewards."""
+        """Whether a response has a finite reward, of any function; True everywhere in a batch without rewards."""
         scored = np.ones(self.shape[0], bool)
-        for name in ("reward", "reward_components"):
-            if name in self.arrays:
-                values = self.arrays[name]
-                scored &= np.isfinite(values if values.ndim == 1 else values.sum(1))
+        if "reward" in self.arrays:
+            scored &= np.isfinite(self.arrays["reward"])
+        if "reward_components" in self.arrays:
+            scored &= np.isfinite(self.arrays["reward_components"]).any(1)
         return scored
 
     @cached_property

@@ -43,6 +43,11 @@ def centred(batch: Batch, values_B: Array, singleton: str) -> Array:
     return finite(batch, difference_B)
 
 
+def _differ(values: Array) -> bool:
+    """Whether there are two values that are not the same."""
+    return bool(len(values)) and bool(values.max() > values.min())
+
+
 def _all_equal(batch: Batch, values_B: Array) -> Array:
     group_B, scored_B = batch.group_B, batch.scored_B
     groups = int(group_B.max(initial=-1)) + 1
@@ -118,6 +123,8 @@ def shifted_group_mean(batch: Batch, rewards: Rewards, *, shift: float) -> Array
 def batch_mean(batch: Batch, rewards: Rewards) -> Array:
     """Mean reward of the batch."""
     values_B = finite(batch, rewards.response_B)
+    if not _differ(values_B[batch.scored_B]):
+        return np.zeros((len(values_B), 1))
     return finite(batch, values_B - values_B.sum() / max(batch.scored_B.sum(), 1))[:, None]
 
 
@@ -183,12 +190,13 @@ def return_to_go(batch: Batch, rewards: Rewards, *, gamma: float) -> Array:
 def discounted(rewards_BT: Array, mask_BT: Array, gamma: float) -> Array:
     """(B, T) Σ γ^k r over the tokens that count from each position on."""
     running_B = np.zeros(len(rewards_BT))
-    returns_BT = np.zeros_like(rewards_BT)
-    for t in reversed(range(rewards_BT.shape[1])):
-        counts_B = mask_BT[:, t] > 0
-        running_B = np.where(counts_B, rewards_BT[:, t] + gamma * running_B, running_B)
-        returns_BT[:, t] = np.where(counts_B, running_B, 0.0)
-    return returns_BT
+    # A position's values lie side by side, which makes the walk over positions twice as fast.
+    rewards_TB, counts_TB = np.ascontiguousarray(rewards_BT.T), np.ascontiguousarray(mask_BT.T > 0)
+    returns_TB = np.zeros_like(rewards_TB)
+    for t in reversed(range(len(rewards_TB))):
+        running_B = np.where(counts_TB[t], rewards_TB[t] + gamma * running_B, running_B)
+        returns_TB[t] = running_B
+    return np.ascontiguousarray(np.where(counts_TB, returns_TB, 0.0).T)
 
 
 @part("baseline")
@@ -200,14 +208,17 @@ def gae(batch: Batch, rewards: Rewards, *, gamma: float, lam: float) -> Array:
 def generalised(rewards_BT: Array, values_BT: Array, mask_BT: Array, gamma: float, lam: float) -> Array:
     """(B, T) Σ (γλ)^k δ; tokens that do not count are stepped over."""
     next_value_B, running_B = np.zeros(len(rewards_BT)), np.zeros(len(rewards_BT))
-    advantages_BT = np.zeros_like(rewards_BT)
-    for t in reversed(range(rewards_BT.shape[1])):
-        counts_B = mask_BT[:, t] > 0
-        delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
-        running_B = np.where(counts_B, delta_B + gamma * lam * running_B, running_B)
-        next_value_B = np.where(counts_B, values_BT[:, t], next_value_B)
-        advantages_BT[:, t] = np.where(counts_B, running_B, 0.0)
-    return advantages_BT
+    rewards_TB, values_TB = np.ascontiguousarray(rewards_BT.T), np.ascontiguousarray(values_BT.T)
+    counts_TB = np.ascontiguousarray(mask_BT.T > 0)
+    advantages_TB = np.zeros_like(rewards_TB)
+    for t in reversed(range(len(rewards_TB))):
+        counts_B, value_B = counts_TB[t], values_TB[t]
+        running_B = np.where(
+            counts_B, rewards_TB[t] + gamma * next_value_B - value_B + gamma * lam * running_B, running_B
+        )
+        next_value_B = np.where(counts_B, value_B, next_value_B)
+        advantages_TB[t] = running_B
+    return np.ascontiguousarray(np.where(counts_TB, advantages_TB, 0.0).T)
 
 
 @part("baseline")
@@ -305,7 +316,7 @@ def turn_leave_one_out(batch: Batch, rewards: Rewards, *, gamma: float, singleto
 
 
 @part("baseline")
-def normalised_turn_returns(batch: Batch, rewards: Rewards, *, gamma: float, eps: float) -> Array:
+def normalised_turn_returns(batch: Batch, rewards: Rewards, *, gamma: float, eps: float, variance_eps: float) -> Array:
     """Turn rewards normalised inside the group, then their discounted sum over the turns to come (IGPO)."""
     turns_BT = batch["turns"].astype(np.int64)
     rewards_BN, present_BN = _per_turn(batch, rewards.per_token(batch), turns_BT)
@@ -313,9 +324,9 @@ def normalised_turn_returns(batch: Batch, rewards: Rewards, *, gamma: float, eps
     for group in np.unique(batch.group_B):
         rows = (batch.group_B == group)[:, None] & present_BN
         values = rewards_BN[rows]
-        deviation = values.std(ddof=1) if len(values) > 1 else 0.0
-        centre = values.mean() if len(values) else 0.0
-        normal_BN = np.where(rows, (rewards_BN - centre) / (deviation + eps), normal_BN)
+        if len(values) and values.max() > values.min():
+            deviation = np.sqrt(values.var() + variance_eps) + eps
+            normal_BN = np.where(rows, (rewards_BN - values.mean()) / deviation, normal_BN)
     returns_BN = discounted(normal_BN, present_BN.astype(np.float64), gamma)
     return np.take_along_axis(returns_BN, turns_BT, axis=1) * batch.mask_BT
 
@@ -443,7 +454,8 @@ def token_weighted_std(batch: Batch, rewards: Rewards, advantages: Array, *, eps
     scaled = np.divide(advantages, deviation_B[:, None], out=np.zeros_like(advantages), where=deviation_B[:, None] > 0)
     if limit is None:
         return scaled
-    extreme_B = group_sum(batch, ((np.abs(scaled) >= limit) & (batch.mask_BT > 0)).any(1).astype(np.float64)) > 0
+    reaches_BT = (np.abs(scaled) >= limit) & (batch.mask_BT > 0)
+    extreme_B = group_sum(batch, np.asarray(reaches_BT.any(1), np.float64)) > 0
     plain_B = centred(batch, values_B, "self") / (group_std_of(batch, values_B, 1, "self") + max(eps, 1e-300))
     return np.where(extreme_B[:, None], plain_B[:, None], scaled)
 
@@ -463,23 +475,26 @@ def batch_whiten(batch: Batch, rewards: Rewards, advantages: Array, *, eps: floa
     values = advantages[scored, 0]
     if not len(values):
         return advantages
+    if not _differ(values):
+        return np.zeros_like(advantages)
     deviation = values.std(ddof=1) if len(values) > 1 else 0.0
     whitened = (advantages - values.mean()) / (deviation + eps) if deviation + eps > 0 else np.zeros_like(advantages)
     return np.where(scored[:, None], whitened, 0.0)
 
 
 @part("scale")
-def token_whiten(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float) -> Array:
-    """Minus the mean over all tokens, divided by √(variance + ε); a long response counts more often."""
+def token_whiten(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float, eps_on: str, ddof: int) -> Array:
+    """Minus the mean over all tokens, divided by √(variance + ε) or by the deviation + ε; long responses count more."""
     mask_BT = batch.mask_BT
     count = mask_BT.sum()
-    if count < 2:
+    if count < 2 or not _differ(np.broadcast_to(advantages, batch.shape)[mask_BT > 0]):
         return np.zeros(batch.shape)
     mean = (advantages * mask_BT).sum() / count
-    variance = (np.square(advantages - mean) * mask_BT).sum() / (count - 1)
-    if variance + eps <= 0:
+    variance = (np.square(advantages - mean) * mask_BT).sum() / (count - ddof)
+    divisor = np.sqrt(variance + eps) if eps_on == "variance" else np.sqrt(variance) + eps
+    if not divisor > 0:
         return np.zeros(batch.shape)
-    whitened: Array = (advantages - mean) / np.sqrt(variance + eps) * mask_BT
+    whitened: Array = (advantages - mean) / divisor * mask_BT
     return whitened
 
 

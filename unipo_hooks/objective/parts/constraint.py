@@ -92,9 +92,14 @@ def top_covariance(batch: Batch, advantages: Array, share: float) -> Array:
 
 @part("constraint")
 def kl_of_positives(batch: Batch, advantages: Array, ratio: Ratio, *, beta: float, reference: str) -> Constraint:
-    """β · k3 on responses of positive advantage, scaled down by the difficulty of their prompt (View-R1)."""
+    """β · k3; on responses of positive advantage scaled down by the difficulty d of their prompt (View-R1).
+
+    The factor is 1 − e^{−e(1 − d)}, and 1 where every response of the prompt is right or every one is wrong.
+    """
     value, slope = kl_terms(batch["log_probs"] - batch[reference], "k3", None)
-    factor = beta * (advantages > 0) * (1 - batch["difficulty"][:, None])
+    difficulty_B1 = batch["difficulty"][:, None]
+    scaled = (advantages > 0) & (difficulty_B1 > 0) & (difficulty_B1 < 1)
+    factor = beta * np.where(scaled, 1 - np.exp(-np.e * (1 - difficulty_B1)), 1.0)
     return Constraint(factor * value, factor * slope)
 
 

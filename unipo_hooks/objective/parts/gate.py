@@ -221,7 +221,7 @@ def hard_mask(
 @part("gate")
 def shaped_probability(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds, *, gamma: float) -> Gate:
     """A · p/(p + γ): an unlikely token of another's response counts most (LUFFY)."""
-    probability_BT = np.exp(batch["log_probs"])
+    probability_BT = capped_exp(batch["log_probs"])
     share_BT = probability_BT / (probability_BT + gamma)
     return Gate(advantages * share_BT, d_log_prob=advantages * share_BT * gamma / (probability_BT + gamma))
 
@@ -229,8 +229,8 @@ def shaped_probability(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bo
 @part("gate")
 def blended_ratio(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds) -> Gate:
     """A · 2p/(q + (q + 1)/2): the ratio to a mixture of its source and the uniform guess (RL-PLUS)."""
-    old_BT = np.exp(batch["old_log_probs"])
-    objective = advantages * 2 * np.exp(batch["log_probs"]) / (old_BT + 0.5 * (old_BT + 1))
+    old_BT = capped_exp(batch["old_log_probs"])
+    objective = advantages * 2 * capped_exp(batch["log_probs"]) / (old_BT + 0.5 * (old_BT + 1))
     return Gate(objective, d_log_prob=objective)
 
 
@@ -239,6 +239,31 @@ def squared_residual(batch: Batch, advantages: Array, ratio: Ratio, bounds: Boun
     """−(β log ratio − A)²: the ratio is fitted to the advantage (A*-PO)."""
     residual = beta * ratio.log - advantages
     return Gate(-residual * residual, d_log_ratio=-2 * beta * residual)
+
+
+@part("gate")
+def group_logistic(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds, *, tau: float) -> Gate:
+    """−log(1 + Σ e^{−s/τ}) over a prompt's good responses, −log(1 + Σ e^{s/τ}) over its bad ones, s the log ratio (REAL).
+
+    Good is an advantage above 0. Spread over the group's responses so that a mean over responses is the mean over
+    prompts of equal size; a prompt without both kinds teaches nothing.
+    """
+    score_B = ratio.log[:, 0]
+    good_B = (advantages * batch.mask_BT).sum(1) > 0
+    scored_B = batch.scored_B & batch.mask_BT.any(1)
+    objective_B, weight_B = np.zeros_like(score_B), np.zeros_like(score_B)
+    for group in np.unique(batch.group_B):
+        rows = batch.group_B == group
+        good, bad = rows & good_B & scored_B, rows & ~good_B & scored_B
+        if not (good.any() and bad.any()):
+            continue
+        for kind, sign in ((good, -1.0), (bad, 1.0)):
+            scaled = sign * score_B[kind] / tau
+            highest = max(scaled.max(), 0.0)
+            total = np.exp(-highest) + np.exp(scaled - highest).sum()
+            objective_B[kind] = -rows.sum() / kind.sum() * (highest + np.log(total))
+            weight_B[kind] = -sign * rows.sum() / tau * np.exp(scaled - highest) / total
+    return Gate(objective_B[:, None], d_log_ratio=weight_B[:, None])
 
 
 @part("gate")

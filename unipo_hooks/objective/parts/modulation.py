@@ -41,12 +41,18 @@ def entropy_share(batch: Batch, advantages: Array, *, weight: float) -> Array:
 
 
 @part("modulation")
-def negatives_by_length(batch: Batch, advantages: Array, *, strength: float) -> Array:
-    """A negative response shorter than its group's mean is pushed down harder (View-R1, form of the factor ours)."""
+def negatives_by_length(batch: Batch, advantages: Array, *, base: float) -> Array:
+    """A wrong response longer than its group's right ones is pushed harder: × (2 − base^(mean length − length)) (View-R1).
+
+    Right is a reward of 1 or more, wrong one below 1; a group without a right response is left as it is.
+    """
     length_B = batch.mask_BT.sum(1)
-    mean_B = group_sum(batch, length_B) / np.maximum(group_sum(batch, np.ones_like(length_B)), 1)
-    factor_B = 1 + strength * np.clip(1 - length_B / np.maximum(mean_B, 1), 0.0, 1.0)
-    return np.where(advantages < 0, advantages * factor_B[:, None], advantages)
+    right_B = np.trunc(np.where(batch.scored_B, batch["reward"], 0.0))
+    count_B = group_sum(batch, right_B)
+    excess_B = length_B - group_sum(batch, length_B * right_B) / np.where(count_B > 0, count_B, 1.0)
+    longer_B = (right_B == 0) & (excess_B > 0) & (count_B > 0)
+    factor_B = np.where(longer_B, 2 - base ** -np.maximum(excess_B, 0.0), 1.0)
+    return advantages * factor_B[:, None]
 
 
 @part("modulation")

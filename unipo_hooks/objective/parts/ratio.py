@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unipo_hooks.objective.inputs import Array, Batch
-from unipo_hooks.objective.parts.types import HIGH, LOW, Ratio, part
+from unipo_hooks.objective.parts.types import HIGH, LOW, Ratio, capped_exp, part
 
 Bounds = tuple[Array, Array]
 
@@ -113,7 +113,7 @@ def hybrid(
     log_BT = log_ratio(batch, reference)
     mean_B1 = batch.mean_over_tokens(log_BT)
     low, high = bounds
-    token_BT, sequence_B1 = np.exp(log_BT), np.exp(mean_B1)
+    token_BT, sequence_B1 = capped_exp(log_BT), capped_exp(mean_B1)
     up, down = advantages > 0, advantages < 0
     token_out = (up & (token_BT > high)) | (down & (token_BT < low))
     sequence_out = (up & (sequence_B1 > 1 + sequence_epsilon)) | (down & (sequence_B1 < 1 - sequence_epsilon))

@@ -18,12 +18,15 @@ def weighted_components(batch: Batch, rewards: Rewards) -> Rewards:
 
 @part("reward")
 def normalised_components(batch: Batch, rewards: Rewards, *, eps: float, singleton: str) -> Rewards:
-    """Each component normalised inside its group, then summed with weights (GDPO)."""
-    components_BK = _components(batch)
+    """Each component normalised inside its group, then summed with weights (GDPO).
+
+    A response a reward function gave nothing for is left out of that function's statistics.
+    """
     columns = []
-    for column_B in components_BK.T:
-        difference_B = centred(batch, column_B, singleton)
-        columns.append(difference_B / (group_std_of(batch, column_B, 1, singleton) + eps))
+    for column_B in batch["reward_components"].T:
+        answered = batch.scoring(np.isfinite(column_B))
+        difference_B = centred(answered, column_B, singleton)
+        columns.append(difference_B / (group_std_of(answered, column_B, 1, singleton) + eps))
     return Rewards(np.stack(columns, axis=1) @ _weights(batch))
 
 
@@ -76,9 +79,13 @@ def truncation_penalty(batch: Batch, rewards: Rewards, *, value: float) -> Rewar
 
 
 @part("reward")
-def implicit_token_reward(batch: Batch, rewards: Rewards, *, beta_dense: float, beta_kl: float) -> Rewards:
+def implicit_token_reward(
+    batch: Batch, rewards: Rewards, *, beta_dense: float, beta_kl: float, limit: float | None
+) -> Rewards:
     """β₁ log(π_dpo/π_ref) − β₂ log(π_old/π_ref) at every token, and the reward at the last one (RTO)."""
     dense_BT = beta_dense * (batch["dpo_log_probs"] - batch["ref_log_probs"])
+    if limit is not None:
+        dense_BT = np.clip(dense_BT, -limit, limit)
     kl_BT = beta_kl * (batch["old_log_probs"] - batch["ref_log_probs"])
     token_BT = rewards.per_token(batch) + (dense_BT - kl_BT) * batch.mask_BT
     return Rewards(token_BT.sum(1), token_BT)

@@ -43,14 +43,14 @@ def banded(batch: Batch, *, level: str, band_low: float, band_high: float) -> Ar
 @part("weight")
 def indecision(batch: Batch) -> Array:
     """p(1 − p): largest where the policy is undecided."""
-    probability_BT = np.exp(batch["log_probs"])
+    probability_BT = capped_exp(batch["log_probs"])
     return probability_BT * (1 - probability_BT)
 
 
 @part("weight")
 def exploration(batch: Batch, *, power: float) -> Array:
     """(1 − p)^power: larger where the policy finds the token unlikely."""
-    weight: Array = np.maximum(1 - np.exp(batch["log_probs"]), 0.0) ** power
+    weight: Array = np.maximum(1 - capped_exp(batch["log_probs"]), 0.0) ** power
     return weight
 
 
