@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from bundle.builder import Builder, log_prob, response, simple, token
 
-from unipo_hooks import open_bundle
+from unipo_hooks import algorithms, open_bundle
 from unipo_hooks.errors import BundleError, ExportError
 from unipo_hooks.export.canonical import canonical_run, export_canonical
 from unipo_hooks.schema import CanonicalRun
@@ -245,3 +245,27 @@ def test_a_damaged_bundle_leaves_no_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     with pytest.raises(ExportError, match="is a folder"):
         export_canonical(bundle, tmp_path)
+
+
+def test_token_objective_is_that_of_the_runs_own_algorithm(tmp_path):
+    # ratio e^0.3 with advantage 0.5 is clipped at 1.2; with −0.5 it is not
+    built = Builder(tmp_path / "run", algorithm=algorithms.get("dr_grpo").model_dump(exclude_defaults=True))
+    for update in range(2):
+        rows = [
+            response(row, [token(row, old_log_probs=-0.8), token(9, mask=0)], reward=row, advantages=row - 0.5)
+            for row in range(2)
+        ]
+        built.rollout(update, rows).update(update, [(update, row) for row in rows], values={"log_probs": -0.5})
+    run, _ = exported(built.write(), tmp_path / "run.json")
+    found = [
+        r["tokens"]["token_objective"] for entry in run["entries"] for p in entry["prompts"] for r in p["responses"]
+    ]
+    assert found == [[pytest.approx(-0.5 * math.exp(0.3)), None], [pytest.approx(0.6), None]] * 2
+
+
+def test_without_a_known_algorithm_there_is_no_token_objective(tmp_path):
+    for algorithm in (None, {"id": "x", "name": "x", "parts": {"gate": {"part": "new"}}}):
+        built = Builder(tmp_path / str(algorithm is None), algorithm=algorithm)
+        rows = [response(0, [token(0)], advantages=1.0)]
+        run, _ = exported(built.rollout(0, rows).update(0, [(0, rows[0])]).write(), tmp_path / "run.json")
+        assert "token_objective" not in run["entries"][0]["prompts"][0]["responses"][0]["tokens"]

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from unipo_hooks import algorithms
@@ -236,6 +237,7 @@ def divided_afterwards(trl_version: str, trainer_class: str = "") -> bool:
     return _kind([trainer_class], {}) == "rloo" or parsed_version(trl_version) < (0, 22)
 
 
+@cache
 def parsed_version(text: str) -> Version:
     """`1.10.0.dev0` as (1, 10, 0)."""
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import PurePath
 from typing import Any
 
@@ -86,7 +87,12 @@ def run_info(
 
 def class_names(trainer: Any) -> str:
     """The trainer's class and those it is derived from."""
-    return " ".join(each.__name__ for each in type(trainer).__mro__)
+    return _class_names(type(trainer))
+
+
+@cache
+def _class_names(trainer: type) -> str:
+    return " ".join(each.__name__ for each in trainer.__mro__)
 
 
 def normalisers(trainer: Any, kind: Kind, num_items: Any = None) -> Normalisers:
@@ -105,9 +111,14 @@ def normalisers(trainer: Any, kind: Kind, num_items: Any = None) -> Normalisers:
 
 def accumulation_after_loss(trainer: Any, kind: Kind) -> float:
     """What divides the loss after `_compute_loss` returned it."""
-    if kind != "train" or not divided_afterwards(trl.__version__, class_names(trainer)):
+    if kind != "train" or not _divided_afterwards(class_names(trainer)):
         return 1
     return float(trainer.current_gradient_accumulation_steps)
+
+
+@cache
+def _divided_afterwards(classes: str) -> bool:
+    return divided_afterwards(trl.__version__, classes)
 
 
 def decoder(processing_class: Any) -> Callable[[list[int]], str]:

@@ -182,7 +182,8 @@ class _Reader:
 
     def algorithm(self) -> VerlAlgorithm:
         """Everything put together."""
-        estimator = str(self.get("algorithm.adv_estimator", "gae"))
+        named = self.get("algorithm.adv_estimator", "gae")
+        estimator = str(getattr(named, "value", named))  # verl has an enumeration of them, which is text as well
         mode = self.loss_mode()
         parts: dict[str, Any] = self.advantages(estimator) | self.policy(mode)
         if constraint := self.constraints(mode, bool(parts.get("mask"))):
@@ -197,7 +198,7 @@ class _Reader:
         dapo = ("dapo.verl",) if self.get("algorithm.filter_groups.enable", False) else ()
         for name in (*dapo, *CANDIDATES):
             if name in known and _shape(algorithms.get(name).parts) == _shape(parts):
-                return algorithms.get(name).model_copy(update={"parts": parts})
+                return algorithms.get(name).model_copy(update={"parts": parts} | self.doubts())
         text = f"verl's {mode} loss with {estimator} advantages"
         return AlgorithmSpec(
             id=f"verl.{estimator}_{mode}",
@@ -211,6 +212,13 @@ class _Reader:
             inexact="put together from the trainer's settings; the run compares it with the trainer's own loss",
             parts=parts,
         )
+
+    def doubts(self) -> dict[str, Any]:
+        """What makes a registered algorithm no longer exact."""
+        reasons = list(self.unknown)
+        if self.release != "0.9":
+            reasons.append(f"read in the code of verl {self.version}, compared with 0.9.1")
+        return {"exact": False, "inexact": "; ".join(reasons)} if reasons else {}
 
     # --- advantages ----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl_losses import LOSSES, Losses, rarely, sometimes
 
 from unipo_hooks import evaluate
+from unipo_hooks.adapters.trl.algorithm import spec_from_trl
 from unipo_hooks.examples.trl_grpo import exact
 from unipo_hooks.objective.describe import given_advantages
 from unipo_hooks.objective.inputs import Batch
@@ -144,6 +145,29 @@ def test_loss_and_gradient_are_trls(grpo, worst, loss_type, level, option):
             recorded = evaluate(as_recorded(own.spec, own.arrays), own.batch)
             assert recorded.loss + evaluation.entropy_loss == pytest.approx(own.loss, abs=TOLERANCE)
             assert np.abs(recorded.gradient_weight - own.gradient_BT).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option != "nothing"])
+def test_every_option_of_these_comparisons_changes_the_loss(grpo, option):
+    def gradient(settings):
+        settings = {"beta": 0.0, "num_iterations": 2, "loss_type": "grpo"} | settings
+        tools = settings.pop("tools", False)
+        own = grpo.loss(grpo.rollout(**rollout_settings(settings)), moved=0.4, tools=tools, **settings)
+        return own.loss, own.gradient_BT
+
+    (loss, gradient_BT), (plain_loss, plain_BT) = gradient(OPTIONS[option]), gradient({})
+    assert abs(loss - plain_loss) > 1e-4
+    # An entropy bonus has no share in the sampled token.
+    assert np.abs(gradient_BT - plain_BT).max() > 1e-4 or option == "entropy bonus"
+
+
+@pytest.mark.parametrize(("entropy", "applied"), [(0.1, 0.2), (0.9, 0.0)])
+def test_an_adaptive_entropy_bonus_is_trls_with_the_coefficient_it_applied(grpo, worst, entropy, applied):
+    settings = {"use_adaptive_entropy": True, "entropy_coef": 0.2, "entropy_target": 0.5, "beta": 0.0}
+    grpo.trainer._last_world_entropy = entropy
+    own = grpo.loss(grpo.rollout(num_iterations=2, beta=0.0), moved=0.4, num_iterations=2, **settings)
+    spec = spec_from_trl(settings, trl.__version__, entropy_coefficient=applied).spec
+    compared(own, evaluate(given_advantages(spec), own.batch), worst)
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)

@@ -236,6 +236,38 @@ def test_a_response_without_a_finite_reward_is_told_and_has_no_advantage(spec):
             assert any("1 response" in note for note in found.notes), found.notes
 
 
+@every_algorithm
+def test_a_broken_number_of_a_response_is_left_out_and_told(spec):
+    clean = arrays_for(spec, 5)
+    per_response = {name for name, each in INPUTS.items() if each.axes in ("B", "B|BT")} - {"reward"}
+    for name in sorted(set(describe.inputs(spec)) & per_response & clean.keys()):
+        for value in (np.nan, np.inf, -np.inf):
+            arrays = {key: values.astype(float) for key, values in clean.items()}
+            if arrays[name].ndim == 2:
+                arrays[name] = arrays[name].mean(1)
+            arrays[name][2] = value
+            found = evaluate(spec, arrays)
+            assert finite(found), (name, value)
+            assert np.array_equal(found.invalid[2], arrays["mask"][2] > 0), name
+            assert not found.policy_objective[2].any(), name
+            assert not np.delete(found.invalid, 2, 0).any(), name
+            assert found.notes, name
+
+
+@every_algorithm
+@pytest.mark.parametrize("rows", [slice(0, 4), slice(0, 8)], ids=["a group", "every group"])
+def test_a_group_without_a_finite_reward_is_defined(spec, rows):
+    arrays = arrays_for(spec, 6)
+    for name in ("reward", "reward_components", "rewards"):
+        if name in arrays:
+            arrays[name] = arrays[name].astype(float)
+            arrays[name][rows] = np.nan
+    found = evaluate(spec, arrays)
+    assert finite(found)
+    if "reward" in algorithms.needs(spec):
+        assert not found.advantages[rows].any() or spec.mixture or spec.parts.baseline.part == "unit"
+
+
 def test_a_response_without_a_reward_leaves_its_group_to_the_others():
     for baseline in ("group_mean", "leave_one_out", "length_weighted_mean", "batch_mean"):
         spec = spec_of(baseline={"part": baseline}, scale=[{"part": "group_std"}])

@@ -133,6 +133,13 @@ PAPERS: dict[str, dict[str, Any]] = {
     "sapo_soft": {"loss_type": "sapo"},
     "vespo": {"loss_type": "vespo"},
     "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    "tis": {
+        "loss_type": "dapo",
+        "use_vllm": True,
+        "vllm_importance_sampling_mode": "token_truncate",
+        "vllm_importance_sampling_clip_max": 1.2,
+    },
+    "mis": {"loss_type": "dapo", "use_vllm": True, "vllm_importance_sampling_clip_max": 1.2},
 }
 """Definitions of papers TRL computes but for what it adds to deviations → its settings."""
 

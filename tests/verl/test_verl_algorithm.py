@@ -8,8 +8,6 @@ from unipo_hooks import algorithms, evaluate
 from unipo_hooks.adapters.verl import normalisers_from_verl, spec_from_verl
 from unipo_hooks.objective.describe import check, needs, parameters
 
-ACTOR = "actor_rollout_ref.actor"
-
 
 def settings(**values: object) -> dict:
     """Nested settings from dotted paths, `__` for the dot and `actor` for where the actor's settings stand."""
@@ -200,6 +198,15 @@ def test_clip_cov_needs_its_selection():
 def test_what_is_not_known_is_reported_and_never_guessed(version, values, words):
     found = read(version, **values)
     assert any(words in each for each in found.unknown), found.unknown
+
+
+def test_what_is_not_wholly_known_is_not_called_exact():
+    grpo = {"algorithm__adv_estimator": "grpo"}
+    assert read(**grpo).spec.exact
+    old, novel = read("0.8.0", **grpo).spec, read(**grpo, algorithm__novelty=3).spec
+    assert (old.exact, novel.exact) == (False, False)
+    assert "0.8.0" in old.inexact
+    assert "algorithm.novelty=3" in novel.inexact
 
 
 def test_an_unknown_estimator_leaves_the_advantages_to_the_trainer():

@@ -76,7 +76,7 @@ def _micro_batch(update: dict[str, Any], line: dict[str, Any], responses: pa.Tab
         update=update["update"],
         rank=line["rank"],
         micro_batch=line["micro_batch"],
-        rollout=line["rollout"],
+        rollout=responses["rollout"][0].as_py(),
         row_B=row_B,
         length_B=length_B,
         whole=whole,

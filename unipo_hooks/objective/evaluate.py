@@ -10,7 +10,7 @@ import numpy as np
 
 from unipo_hooks.algorithm_spec import AlgorithmSpec, Parts, PartUse
 from unipo_hooks.errors import AlgorithmError
-from unipo_hooks.objective.describe import inputs, is_off, merged, needs, parameters, with_hyper_parameters
+from unipo_hooks.objective.describe import describe, inputs, is_off, merged, needs, parameters, with_hyper_parameters
 from unipo_hooks.objective.inputs import Array, Batch, require
 from unipo_hooks.objective.parts import FUNCTIONS
 from unipo_hooks.objective.parts.types import CLIPPED, Constraint, Gate, Rewards
@@ -107,9 +107,9 @@ def evaluate(
 
 def _nothing(spec: AlgorithmSpec, batch: Batch) -> Evaluation:
     """What any objective is on a batch without a response or without a position."""
-    arrays = {name: np.zeros(batch.shape) for name in (*_PER_TOKEN, "aggregation")}
-    clipped = np.zeros(batch.shape, np.uint8)
-    return Evaluation(spec=spec, **arrays, **dict.fromkeys(_LOSSES, 0.0), clipped=clipped, invalid=batch.invalid_BT)
+    values: dict[str, Any] = {name: np.zeros(batch.shape) for name in (*_PER_TOKEN, "aggregation")}
+    values |= dict.fromkeys(_LOSSES, 0.0)
+    return Evaluation(spec=spec, clipped=np.zeros(batch.shape, np.uint8), invalid=batch.invalid_BT, **values)
 
 
 def _mixture(spec: AlgorithmSpec, batch: Batch) -> Evaluation:
@@ -244,7 +244,11 @@ def _advantages(parts: Parts, batch: Batch) -> Array:
         advantages = _call("scale", use, batch, rewards, advantages)
     for use in parts.modulation:
         advantages = _call("modulation", use, batch, advantages)
-    return np.where(np.isfinite(advantages), advantages, 0.0)
+    usable = np.isfinite(advantages)
+    if "reward" in describe("baseline", parts.baseline.part).needs:
+        # Whatever a later part made of it: what has no reward is not judged.
+        usable = usable & batch.scored_B[:, None]
+    return np.where(usable, advantages, 0.0)
 
 
 def _call(slot: str, use: PartUse, *arguments: Any) -> Any:

@@ -128,7 +128,8 @@ class Batch:
 
     Parts see it `prepared`: in float64, 0 where a token does not count. A token that counts but whose value is not
     finite contributes nothing to any numerator, keeps its place in every denominator and is marked in `invalid_BT`; a
-    response without a finite reward gets advantage 0 and is left out of every statistic.
+    response without a finite reward gets advantage 0 and is left out of every statistic. Where anything else of a
+    response is not finite, both happen to it: every token of it is invalid, and its reward is as good as missing.
     """
 
     arrays: Mapping[str, Array]
@@ -173,6 +174,18 @@ class Batch:
         for name in per_token:
             usable_BT &= np.isfinite(kept[name])
         clean = {name: values.astype(np.float64) for name, values in kept.items()}
+        broken_B = np.zeros(shape[0], bool)
+        for name, values in clean.items():
+            # A reward may be missing; anything else of a response may not.
+            if values.shape == shape[:1] and name not in ("reward", "reward_weights"):
+                broken_B |= ~np.isfinite(values)
+                if name != "group":
+                    values[~np.isfinite(values)] = 0.0
+        if broken_B.any():
+            usable_BT[broken_B] = False
+            for name in ("reward", "reward_components"):
+                if name in clean:
+                    clean[name][broken_B] = np.nan
         for name in per_token:
             np.copyto(clean[name], 0.0, where=~usable_BT)
         clean["mask"] = mask_BT.astype(np.float64)

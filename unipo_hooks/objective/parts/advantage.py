@@ -390,7 +390,7 @@ def budget_relative(batch: Batch, rewards: Rewards, *, growth: float) -> Array:
     past_BS = (np.cumsum(scores_BS * weight_S, axis=1) - scores_BS * weight_S) / np.where(before_S > 0, before_S, 1.0)
     advantages_BS = np.zeros_like(scores_BS)
     s = np.arange(S)
-    for group in np.unique(batch.group_B):
+    for group in np.unique(batch.group_B[batch.scored_B]):
         rows = np.flatnonzero((batch.group_B == group) & batch.scored_B)
         own = to_come_BS[rows]
         baseline = (s * past_BS[rows] * (S - s) / S + (S - s) * own.mean(0, keepdims=True)) / S
@@ -408,7 +408,7 @@ def prefix_tree(batch: Batch, rewards: Rewards, *, eps: float, td_weight: float)
     ids, mask = batch["ids"].astype(np.int64), batch.mask_BT > 0
     correction_BT = np.zeros(batch.shape)
     values_B = finite(batch, rewards.response_B)
-    for group in np.unique(batch.group_B):
+    for group in np.unique(batch.group_B[batch.scored_B]):
         rows = np.flatnonzero((batch.group_B == group) & batch.scored_B)
         nodes: dict[tuple[int, ...], list[int]] = {(): rows.tolist()}
         while nodes:
@@ -485,7 +485,7 @@ def batch_whiten(batch: Batch, rewards: Rewards, advantages: Array, *, eps: floa
 @part("scale")
 def token_whiten(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float, eps_on: str, ddof: int) -> Array:
     """Minus the mean over all tokens, divided by √(variance + ε) or by the deviation + ε; long responses count more."""
-    mask_BT = batch.mask_BT
+    mask_BT = batch.mask_BT * batch.scored_B[:, None]
     count = mask_BT.sum()
     if count < 2 or not _differ(np.broadcast_to(advantages, batch.shape)[mask_BT > 0]):
         return np.zeros(batch.shape)

@@ -243,10 +243,10 @@ def squared_residual(batch: Batch, advantages: Array, ratio: Ratio, bounds: Boun
 
 @part("gate")
 def group_logistic(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds, *, tau: float) -> Gate:
-    """−log(1 + Σ e^{−s/τ}) over a prompt's good responses, −log(1 + Σ e^{s/τ}) over its bad ones, s the log ratio (REAL).
+    """−log(1 + Σ e^{−s/τ}) over a prompt's good responses, −log(1 + Σ e^{s/τ}) over its bad ones (REAL).
 
-    Good is an advantage above 0. Spread over the group's responses so that a mean over responses is the mean over
-    prompts of equal size; a prompt without both kinds teaches nothing.
+    s is the log ratio, good an advantage above 0. Spread over the group's responses so that a mean over responses is
+    the mean over prompts of equal size; a prompt without both kinds teaches nothing.
     """
     score_B = ratio.log[:, 0]
     good_B = (advantages * batch.mask_BT).sum(1) > 0

@@ -42,7 +42,7 @@ def entropy_share(batch: Batch, advantages: Array, *, weight: float) -> Array:
 
 @part("modulation")
 def negatives_by_length(batch: Batch, advantages: Array, *, base: float) -> Array:
-    """A wrong response longer than its group's right ones is pushed harder: × (2 − base^(mean length − length)) (View-R1).
+    """A wrong response longer than its group's right ones is pushed harder: × (2 − base^(mean − length)) (View-R1).
 
     Right is a reward of 1 or more, wrong one below 1; a group without a right response is left as it is.
     """
