@@ -148,7 +148,7 @@ def test_weights_of_a_part_of_a_micro_batch_are_those_it_had_in_the_whole(tmp_pa
     recorder.close()
     part = open_bundle(recorder.path).micro_batches(0)[0]
     assert not part.whole and len(part.row_B) == 8
-    for spec in ("grpo", "dr_grpo", "dapo", "gspo"):
+    for spec in ("grpo", "dr_grpo", "dapo.trl", "gspo"):
         given = as_recorded(algorithms.get(spec), part.batch.arrays)
         given = given.model_copy(update={"parts": given.parts.model_copy(update={"constraint": []})})
         weights = evaluate(given, whole.batch).gradient_weight

@@ -133,6 +133,8 @@ def _live(spec: AlgorithmSpec, batch: Batch) -> np.ndarray:
         values = batch.get(name)
         if values is not None and values.shape == batch.shape:
             live = live & np.isfinite(values)
+        elif values is not None and values.shape == batch.shape[:1] and name not in ("reward", "reward_weights"):
+            live = live & np.isfinite(values)[:, None]
     return live
 
 

@@ -142,6 +142,14 @@ def good() -> list[dict[str, Any]]:
     add("NaN in log_probs under a ratio of responses", of_response, broken("log_probs", NAN))
     for value in (NAN, INF):
         add(f"reward {value}", grpo, broken("reward", value, (1,)))
+    add(
+        "NaN among rewards that are whitened over tokens",
+        over_tokens(scale=whiten),
+        arrays(reward=[1.0, NAN, 0.5, 0.0]),
+    )
+    greedy = over_tokens(baseline={"part": "greedy"}, scale=[{"part": "batch_whiten", "eps": 1e-8}])
+    add("infinity in a channel of responses", greedy, arrays(greedy_reward=[0.5, 0.5, INF, 0.25]))
+    add("an advantage that is NaN", over_tokens(), arrays(advantages=[1.0, NAN, -1.0, 0.5]), given=True)
     add("no response of a group has a reward", grpo, arrays(reward=[1.0, 0.0, NAN, -INF]))
     entropic = over_tokens(mask=[{"part": "high_entropy", "quantile": 0.5}])
     entropies = extra("entropies")

@@ -172,7 +172,11 @@ RELEASES: dict[str, dict[str, dict[str, Any]]] = {
         "dapo": {"loss_type": "dapo"},
         "luspo": {"loss_type": "luspo", "importance_sampling_level": "sequence"},
     },
-    "1.9.1": {"dapo": {"loss_type": "dapo", "beta": 0.1, "use_bias_correction_kl": False}},
+    "1.9.1": {
+        "dapo": {"loss_type": "dapo", "beta": 0.1, "use_bias_correction_kl": False},
+        "gspo_token": {"loss_type": "grpo", "importance_sampling_level": "sequence_token"},
+        "gspo_token, dapo": {"loss_type": "dapo", "importance_sampling_level": "sequence_token", "beta": 0.1},
+    },
     "1.10.0": {
         "luspo": {"loss_type": "luspo", "beta": 0.1},
         "entropy bonus, dapo": {"loss_type": "dapo", "entropy_coef": 0.2},
@@ -185,9 +189,11 @@ def releases(losses: Losses, wheels: Path) -> list[dict[str, Any]]:
     """Cases of earlier releases, one micro-batch of two a generation batch and three an update."""
     cases = []
     for version, configurations in RELEASES.items():
-        path = "trl/trainer/grpo_trainer.py"
-        compute = load(Repository("trl", version, wheels), path, "_compute_loss", **vars(grpo_trainer))._compute_loss
         for name, settings in configurations.items():
+            own_file = settings.get("importance_sampling_level") == "sequence_token"
+            path = f"trl/{'experimental/gspo_token' if own_file else 'trainer'}/grpo_trainer.py"
+            repository = Repository("trl", version, wheels)
+            compute = load(repository, path, "_compute_loss", **vars(grpo_trainer))._compute_loss
             settings = {"beta": 0.0} | settings
             rollout = losses.rollout(seed=2, num_iterations=2)
             own = losses.loss(rollout, moved=0.4, release=(version, compute), num_iterations=2, **settings)

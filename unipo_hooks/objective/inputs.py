@@ -276,7 +276,11 @@ def require(batch: Batch, names: Iterable[str], who: str) -> None:
 
 def _check_shape(name: str, values: Array, shape: tuple[int, ...]) -> None:
     rows, width = shape
-    expected = {"BT": [(rows, width)], "B": [(rows,)], "B|BT": [(rows,), (rows, width)]}
+    expected: dict[str, list[tuple[int, ...]]] = {
+        "BT": [(rows, width)],
+        "B": [(rows,)],
+        "B|BT": [(rows,), (rows, width)],
+    }
     axes = INPUTS[name].axes
     if axes == "BK":
         fits = values.ndim == 2 and values.shape[0] == rows

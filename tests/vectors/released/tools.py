@@ -48,6 +48,8 @@ COMMITS = {
     "longmalongma/TW-GRPO": "aa529ffca7ae408e4f3df7ba71cb0dc58544c6b7",
     "modelscope/ms-swift": "3602360a562313afbf2ef6065fdf61f271a2c5b9",
     "Indolent-Kawhi/View-R1": "093f2d82eee37e76594486831c122d7d19161c07",
+    "dvlab-research/ARPO": "7489ae309e90d8b3b9e823f495b63e5116434060",
+    "InfiXAI/InfiGUI-G1": "22208e4d4826626731292fa08bb73ec9fc6f9b15",
     "AIFrameResearch/SPO": "b9fc6a263dec54e28137fd488a9b9c0e0d026025",
 }
 WHEELS = {"trinity-rft": "0.6.0"}

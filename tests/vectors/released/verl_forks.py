@@ -314,4 +314,37 @@ def dler(released: Released) -> Iterator[Case]:
     )
 
 
-GENERATORS = (gradient_preserving, balanced, dynamic_clip, heterogeneous, covariance, beta_normalised, dler)
+def screens(released: Released) -> Iterator[Case]:
+    """Agents on screens: ARPO with replayed responses, AEPO of InfiGUI-G1, whose rewards come with the batch."""
+    repository = released("InfiXAI/InfiGUI-G1")
+    names = ("compute_policy_loss", "compute_rloo_outcome_advantage")
+    core = core_algos(repository, *names)
+    data = with_advantages(batch(74), 74)
+    yield objective(
+        "both bounds and the dual clip",
+        "aepo_infigui",
+        repository.against(names[0]),
+        data,
+        lambda t: core.compute_policy_loss(t.old_log_probs, t.log_probs, t.advantages, t.mask, 0.2, 0.2, 0.4, 3.0)[0],
+    )
+    data = batch(11, binary=False)
+    t = tensors(data)
+    values, _ = core.compute_rloo_outcome_advantage(last_token(t), t.mask, t.uid)
+    yield advantages("two groups of three", "aepo_infigui", repository.against(names[1]), data, values)
+
+    repository = released("dvlab-research/ARPO")
+    functional = load(repository, "verl/utils/torch_functional.py", "masked_mean")
+    names = ("compute_policy_loss", "compute_grpo_outcome_advantage")
+    own = load(repository, "verl/trainer/core_algos.py", *names, VF=functional)
+    yield objective(
+        "both bounds and the dual clip",
+        "arpo_replay",
+        repository.against(names[0]),
+        with_advantages(batch(75), 75),
+        lambda t: own.compute_policy_loss(t.old_log_probs, t.log_probs, t.advantages, t.mask, 0.2, 0.3, 3.0)[0],
+    )
+    values, _ = own.compute_grpo_outcome_advantage(last_token(t), t.mask, t.uid)
+    yield advantages("two groups of three", "arpo_replay", repository.against(names[1]), data, values)
+
+
+GENERATORS = (gradient_preserving, balanced, dynamic_clip, heterogeneous, covariance, beta_normalised, dler, screens)

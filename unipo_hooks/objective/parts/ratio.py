@@ -74,9 +74,7 @@ def sequence_mean_detached(
 
 
 @part("ratio")
-def sequence_product(
-    batch: Batch, advantages: Array, bounds: Bounds, *, reference: str, clamp: float | None
-) -> Ratio:
+def sequence_product(batch: Batch, advantages: Array, bounds: Bounds, *, reference: str, clamp: float | None) -> Ratio:
     """Product of a response's token ratios: the ratio of the whole response; `clamp` limits each token's log-ratio."""
     log_BT, live_BT = log_ratio(batch, reference), batch.mask_BT
     if clamp is not None:
