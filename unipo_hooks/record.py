@@ -31,6 +31,8 @@ class RunInfo:
     """Token ids → text, special tokens included, nothing cleaned up."""
     reward_names: tuple[str, ...] = ()
     """Names of the reward functions, in the order of `reward_components_BK`."""
+    reward_weights: tuple[float, ...] = ()
+    """Weight of each of them in the reward; empty where all count the same."""
     ratio_level: Literal["token", "sequence"] = "token"
     """Whether the importance ratio is one a token or one a response."""
     clip_range: tuple[float, float] | None = None

@@ -152,6 +152,8 @@ class Manifest(_Model):
     ranks: int = 1
     channels: list[str] = []
     reward_names: list[str] = []
+    reward_weights: list[float] = []
+    """Weight of each reward function; empty where all count the same."""
     policy: dict[str, Any] = {}
     algorithm: dict[str, Any] | None = None
     """The algorithm that ran, in the form of `AlgorithmSpec`."""

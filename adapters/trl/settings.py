@@ -74,6 +74,7 @@ def run_info(
         ),
         decode=decoder(trainer.processing_class),
         reward_names=names,
+        reward_weights=tuple(float(weight) for weight in getattr(trainer, "reward_weights", ())),
         ratio_level="sequence" if getattr(trainer, "importance_sampling_level", "token") == "sequence" else "token",
         algorithm=algorithm or (said.spec if said else None),
         algorithm_notes=said.unknown if said else (),

@@ -282,11 +282,14 @@ class _Reader:
 
     # --- the policy loss -----------------------------------------------------------------------------------------
 
+    def is_v1(self) -> bool:
+        """Whether the trainer is the one that came with 0.9."""
+        return self.release == "0.9" and bool(self.get("trainer.use_v1", True))
+
     def loss_mode(self) -> str:
         """The policy loss that runs."""
         mode = str(self.actor("policy_loss.loss_mode", "vanilla"))
-        v1 = self.release == "0.9" and self.get("trainer.use_v1", True)
-        if self.get("algorithm.rollout_correction.bypass_mode", False) and not v1:
+        if self.get("algorithm.rollout_correction.bypass_mode", False) and not self.is_v1():
             return "bypass_mode"
         if mode not in LOSSES or (mode == "dro" and self.release != "0.9"):
             why = f"not a loss of verl {self.version}; vanilla stands in its place"
@@ -371,9 +374,9 @@ class _Reader:
 
     def bypass(self) -> dict[str, Any]:
         """The loss that corrects for the sampler itself: the old policy is the sampler."""
-        direct = self.actor("policy_loss.loss_mode", "vanilla") == "bypass_mode"
-        v1 = self.release == "0.9" and self.get("trainer.use_v1", True)
-        where = "actor_rollout_ref.actor.policy_loss" if direct and v1 else "algorithm"
+        # the trainer that sets this loss hands over its own settings; where the user sets it, the actor's stand
+        handed = self.get("algorithm.rollout_correction.bypass_mode", False) and not self.is_v1()
+        where = "algorithm" if handed else "actor_rollout_ref.actor.policy_loss"
         correction = self.get(f"{where}.rollout_correction") or {}
         masks = self.rejections(correction)
         kind = _at(correction, "loss_type", "ppo_clip")
@@ -382,9 +385,11 @@ class _Reader:
         if kind != "reinforce":
             self.report("rollout_correction.loss_type", kind, "not a loss of verl; reinforce is taken")
         parts: dict[str, Any] = {"ratio": {"part": "one"}, "gate": {"part": "log_prob"}}
-        if level := _at(correction, "rollout_is", "sequence" if direct and v1 else None):
+        if level := _at(correction, "rollout_is", None if handed else "sequence"):
             ratio = {"part": "sequence_product"} if level == "sequence" else {"part": "token", "clamp": 20.0}
             low, high = _threshold(_at(correction, "rollout_is_threshold", 2.0))
+            if low is not None and self.release == "0.7":
+                self.report("rollout_correction.rollout_is_threshold", f"{low}_{high}", "0.7 takes one number alone")
             bounds = {"part": "absolute", "ratio_low": low or 0.0, "ratio_high": high}
             gate = (
                 {"part": "capped_weight"} if low is None else {"part": "hard_mask", "sides": "two", "importance": True}

@@ -9,6 +9,13 @@ from unipo_hooks.adapters.verl import normalisers_from_verl, spec_from_verl
 from unipo_hooks.objective.describe import check, needs, parameters
 
 
+BAND = {
+    "actor__policy_loss__loss_mode": "bypass_mode",
+    "actor__policy_loss__rollout_correction__loss_type": "reinforce",
+    "actor__policy_loss__rollout_correction__rollout_is_threshold": "0.5_2",
+}
+
+
 def settings(**values: object) -> dict:
     """Nested settings from dotted paths, `__` for the dot and `actor` for where the actor's settings stand."""
     tree: dict = {}
@@ -170,6 +177,16 @@ def test_bypass_mode_takes_its_own_loss_where_the_trainer_sets_it():
     assert (new.spec.parts.mask, new.spec.parts.weight) == ([], [])
 
 
+@pytest.mark.parametrize("version", ["0.7.1", "0.8.0", "0.9.1"])
+def test_a_bypass_loss_the_user_sets_takes_the_actors_settings(version):
+    own = {"actor__policy_loss__loss_mode": "bypass_mode"}
+    assert use(read(version, **own), "gate")["part"] == "ppo_clip"
+    reinforce = {**own, "actor__policy_loss__rollout_correction__loss_type": "reinforce"}
+    assert use(read(version, **reinforce), "ratio")["part"] == "sequence_product"
+    alone = read(version, **reinforce, actor__policy_loss__rollout_correction__rollout_is=None)
+    assert use(alone, "gate")["part"] == "log_prob"
+
+
 def test_clip_cov_needs_its_selection():
     found = read(algorithm__adv_estimator="grpo", actor__policy_loss__loss_mode="clip_cov")
     assert "selected" in needs(found.spec)
@@ -189,6 +206,7 @@ def test_clip_cov_needs_its_selection():
         ("0.8.0", {"algorithm__adv_estimator": "reinforce_plus_plus"}, "algorithm.adv_estimator=reinforce_plus_plus"),
         ("0.7.1", {"algorithm__adv_estimator": "grpo_vectorized"}, "algorithm.adv_estimator=grpo_vectorized"),
         ("0.7.1", {"actor__use_kl_loss": True, "actor__kl_loss_type": "k3+"}, "actor.kl_loss_type=k3+"),
+        ("0.7.1", BAND, "rollout_correction.rollout_is_threshold=0.5_2"),
         ("0.9.1", {"algorithm__use_pf_ppo": True}, "algorithm.use_pf_ppo"),
         ("0.9.1", {"distillation__enabled": True}, "distillation.enabled"),
         ("0.9.1", {"algorithm__novelty": 3}, "algorithm.novelty=3"),

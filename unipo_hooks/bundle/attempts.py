@@ -112,6 +112,7 @@ def _new(run: RunInfo, policy: CapturePolicy) -> Manifest:
         trainer=run.trainer,
         ranks=run.ranks,
         reward_names=list(run.reward_names),
+        reward_weights=list(run.reward_weights),
         policy=policy.model_dump(),
         algorithm=None if run.algorithm is None else run.algorithm.model_dump(exclude_defaults=True),
         algorithm_notes=list(run.algorithm_notes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,9 @@ class MicroBatch:
     """The trainer's loss without entropy bonus and router loss."""
 
 
-def micro_batches(update: dict[str, Any], tokens: pa.Table, responses: pa.Table) -> list[MicroBatch]:
+def micro_batches(
+    update: dict[str, Any], tokens: pa.Table, responses: pa.Table, reward_weights: Sequence[float] = ()
+) -> list[MicroBatch]:
     """The micro-batches of an update: its row of `Bundle.updates`, its tokens and its responses."""
     kept = responses.filter(responses["kept"])
     names = ("rank", "micro_batch", "rollout", "row")
@@ -46,11 +49,17 @@ def micro_batches(update: dict[str, Any], tokens: pa.Table, responses: pa.Table)
         if not len(at):
             continue
         mine = np.flatnonzero((of_tokens[:, 0] == line["rank"]) & (of_tokens[:, 1] == line["micro_batch"]))
-        found.append(_micro_batch(update, line, kept.take(at), tokens.take(mine)))
+        found.append(_micro_batch(update, line, kept.take(at), tokens.take(mine), reward_weights))
     return found
 
 
-def _micro_batch(update: dict[str, Any], line: dict[str, Any], responses: pa.Table, tokens: pa.Table) -> MicroBatch:
+def _micro_batch(
+    update: dict[str, Any],
+    line: dict[str, Any],
+    responses: pa.Table,
+    tokens: pa.Table,
+    reward_weights: Sequence[float],
+) -> MicroBatch:
     row_B, length_B = responses["row"].to_numpy(), responses["length"].to_numpy()
     order = np.argsort(row_B, kind="stable")
     place = order[np.searchsorted(row_B, tokens["row"].to_numpy(), sorter=order)]
@@ -70,6 +79,8 @@ def _micro_batch(update: dict[str, Any], line: dict[str, Any], responses: pa.Tab
     components = [name for name in responses.column_names if name.startswith(layout.COMPONENT)]
     if components:
         arrays["reward_components"] = np.stack([responses[name].to_numpy() for name in components], axis=1)
+        if len(reward_weights) == len(components):
+            arrays["reward_weights"] = np.array(reward_weights)
     whole = len(row_B) == line["rows"]
     steps = update["accumulation_steps"]
     return MicroBatch(

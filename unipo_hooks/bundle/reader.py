@@ -250,7 +250,8 @@ class Bundle:
         if not rows:
             raise BundleError(f"{self.path} has no update {update}")
         tokens = self.tokens(update, kind=kind, superseded=superseded)
-        return micro_batches(rows[0], tokens, self.responses(update=update, kind=kind, superseded=superseded))
+        responses = self.responses(update=update, kind=kind, superseded=superseded)
+        return micro_batches(rows[0], tokens, responses, self.manifest.reward_weights)
 
     def _progress(self) -> str:
         """How many of the updates the run has done were captured."""
