@@ -29,6 +29,7 @@ VIEWER := viewer_static/dist/index.html
 VIEWER_SOURCES := $(shell find viewer_static -mindepth 1 \( -name node_modules -o -name dist -o -name '*.py' \
 	-o -name __pycache__ \) -prune -o -print)
 PYTHON_SOURCES := $(shell find unipo_hooks adapters examples tests -name '*.py')
+DATA := $(shell find unipo_hooks examples tests -name '*.json')
 
 ifeq ($(filter-out 3,$(firstword $(subst ., ,$(MAKE_VERSION)))),)
 $(error GNU make 4 or newer is needed; found $(or $(MAKE_VERSION),another make). On a Mac: brew install make, then gmake)
@@ -49,7 +50,7 @@ demo: setup ## train a small model with GRPO for real and show what happened (ru
 test: setup verl $(CHROMIUM) ## all tests: the viewer's own, those against verl, then Python's
 	@cd viewer_static && $(NPM) run --silent test
 	@echo "» tests against verl (half a minute)"
-	@$(VERL_VENV)/bin/pytest tests/verl
+	@$(VERL_VENV)/bin/pytest tests/verl_objective
 	@rm -f .coverage
 	@$(MAKE) --no-print-directory .coverage
 
@@ -147,7 +148,7 @@ $(CHROMIUM): $(ENVIRONMENT)
 
 # Subject of `make check`, and left behind by `make test`: which lines the tests reach. Call pytest, not
 # `python -m pytest`, which would put the tree first on the path and hide where the packages are installed.
-.coverage: $(PYTHON_SOURCES) pyproject.toml | $(ENVIRONMENT) $(VIEWER) $(CHROMIUM)
+.coverage: $(PYTHON_SOURCES) $(DATA) pyproject.toml | $(ENVIRONMENT) $(VIEWER) $(CHROMIUM)
 	@echo "» Python tests (some minutes: models are trained for real)"
 	@$(BIN)/pytest --cov --cov-report=
 

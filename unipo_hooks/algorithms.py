@@ -115,6 +115,12 @@ def every() -> list[AlgorithmSpec]:
     return list(_every().values())
 
 
+def own() -> list[AlgorithmSpec]:
+    """The algorithms users registered, those of the environment's directories included."""
+    _every()
+    return list(_OWN.values())
+
+
 def get(algorithm: AlgorithmSpec | Mapping[str, Any] | str) -> AlgorithmSpec:
     """An algorithm by id, from its JSON, or itself.
 
@@ -345,6 +351,7 @@ __all__ = [
     "ids",
     "is_own_code",
     "needs",
+    "own",
     "register",
     "register_folder",
     "register_part",

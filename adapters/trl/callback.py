@@ -16,7 +16,7 @@ from unipo_hooks.adapters.trl.locate import find_trainer, missing_methods
 from unipo_hooks.adapters.trl.settings import normalisers, run_info
 from unipo_hooks.adapters.trl.tap import Tap
 from unipo_hooks.algorithm_spec import AlgorithmSpec
-from unipo_hooks.algorithms import chosen, registered
+from unipo_hooks.algorithms import chosen, own, registered
 from unipo_hooks.policy import CapturePolicy, policy_from
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
 from unipo_hooks.recorder import Recorder
@@ -33,8 +33,9 @@ class UnipoCallback(TrainerCallback):
     records, counted, or makes training wait. `trainer`: only needed where the callback cannot find it.
 
     The algorithm that runs is read from the trainer's settings. `algorithm`: for a trainer that computes a loss of its
-    own, what that is (an id, a spec, its JSON or a path to it). `algorithms`: further ones to carry in the bundle, so
-    that its tokens can be recomputed under them: a directory of JSON files, a file, a spec, or a list of these.
+    own, what that is (an id, a spec, its JSON or a path to it). `algorithms`: further ones to register and to carry in
+    the bundle, so that its tokens can be recomputed under them: a directory of JSON files, a file, a spec, or a list
+    of these.
 
     Training is not changed: weights after it are bit-identical with and without the callback.
     """
@@ -61,7 +62,7 @@ class UnipoCallback(TrainerCallback):
         self._policy = policy or policy_from(policy_settings)
         self._strict, self._on_full = strict, on_full
         self._algorithm = None if algorithm is None else chosen(algorithm)
-        self._algorithms = tuple(registered(algorithms))
+        registered(algorithms)
         self._guard = Guard(strict=strict)
         self._trainer: Any = None
         self._tap: Tap | None = None
@@ -205,7 +206,7 @@ class UnipoCallback(TrainerCallback):
         requested = self._requested or Path(trainer.args.output_dir) / "unipo"
         path = self._path if self._path is not None and trainer.state.global_step else requested
         self._starts += 1
-        run = run_info(trainer, algorithm=self._algorithm, algorithms=self._algorithms)
+        run = run_info(trainer, algorithm=self._algorithm, algorithms=own())
         self._recorder = Recorder(path, run, self._policy, strict=self._strict, on_full=self._on_full)
         self._path = self._recorder.path
         earlier = self._recorder.earlier

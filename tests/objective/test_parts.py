@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from vectors.format import sections
 
 from unipo_hooks import algorithms
 from unipo_hooks.algorithm_spec import SLOTS, AlgorithmSpec, Parts, PartUse
@@ -163,7 +164,13 @@ def used():
     return found
 
 
-def test_every_part_is_used_by_an_algorithm_or_by_a_trainers_settings():
+def test_every_part_is_used_by_an_algorithm_a_trainers_settings_or_a_comparison_with_a_library():
     code = "".join(file.read_text(encoding="utf-8") for path in BUILT for file in sorted(ROOT.glob(path)))
-    idle = [f"{slot}.{name}" for slot, name in EVERY if (slot, name) not in used() and f'"{name}"' not in code]
+    specs = [case["algorithm"] for cases in sections().values() for case in cases if case["against"]]
+    compared = "".join(json.dumps(spec) for spec in specs if isinstance(spec, dict))
+    idle = [
+        f"{slot}.{name}"
+        for slot, name in EVERY
+        if (slot, name) not in used() and f'"{name}"' not in code and f'"{name}"' not in compared
+    ]
     assert idle == []

@@ -234,7 +234,10 @@ def _loss(facts: dict[str, Any]) -> str:
             f"NOT the trainer's in {found['above_tolerance']:,} of {passes}: "
             f"recomputed from the tokens it is up to {found['largest_gap']:.1e} away"
         )
-    return f"recomputed from the tokens it is the trainer's: largest gap {found['largest_gap']:.1e} in {passes}"
+    return (
+        f"recomputed from the tokens it is the trainer's: largest gap {found['largest_gap']:.1e} "
+        f"(tolerance {found['tolerance']:.0e}) in {passes}"
+    )
 
 
 def _lost(lost: dict[str, Any]) -> str:

@@ -7,31 +7,35 @@ in a module a slot. A part's keyword arguments are its hyper-parameters.
 from __future__ import annotations
 
 from unipo_hooks.objective.parts import (
-    advantage,
     aggregation,
+    baseline,
     bounds,
     constraint,
+    credit,
     filter,
     gate,
     mask,
     modulation,
     ratio,
     reward,
+    scale,
     weight,
 )
 from unipo_hooks.objective.parts.types import FUNCTIONS
 
 __all__ = [
     "FUNCTIONS",
-    "advantage",
     "aggregation",
+    "baseline",
     "bounds",
     "constraint",
+    "credit",
     "filter",
     "gate",
     "mask",
     "modulation",
     "ratio",
     "reward",
+    "scale",
     "weight",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unipo_hooks.objective.inputs import Array, Batch
-from unipo_hooks.objective.parts.advantage import group_count, group_sum
+from unipo_hooks.objective.parts.groups import group_count, group_sum
 from unipo_hooks.objective.parts.types import part
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from unipo_hooks.objective.inputs import Array, Batch
-from unipo_hooks.objective.parts.advantage import group_sum
 from unipo_hooks.objective.parts.bounds import entropy_adaptive, entropy_level
+from unipo_hooks.objective.parts.groups import group_sum
 from unipo_hooks.objective.parts.ratio import log_ratio
 from unipo_hooks.objective.parts.types import capped_exp, part
 

@@ -5,15 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from unipo_hooks.objective.inputs import Array, Batch
-from unipo_hooks.objective.parts.advantage import centred, group_std_of
 from unipo_hooks.objective.parts.constraint import kl_terms
+from unipo_hooks.objective.parts.groups import centred, group_std_of
 from unipo_hooks.objective.parts.types import Rewards, part
-
-
-@part("reward")
-def weighted_components(batch: Batch, rewards: Rewards) -> Rewards:
-    """Σ weight × component."""
-    return Rewards(_components(batch) @ _weights(batch))
 
 
 @part("reward")

@@ -8,7 +8,6 @@ from unipo_hooks import algorithms, evaluate
 from unipo_hooks.adapters.verl import normalisers_from_verl, spec_from_verl
 from unipo_hooks.objective.describe import check, needs, parameters
 
-
 BAND = {
     "actor__policy_loss__loss_mode": "bypass_mode",
     "actor__policy_loss__rollout_correction__loss_type": "reinforce",
