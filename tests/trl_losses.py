@@ -19,7 +19,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 from trl_runs import DATASET, trainer_for
 
-from unipo_hooks.adapters.trl.algorithm import divided_afterwards, normalisers_from_trl, parsed_version, spec_from_trl
+from unipo_hooks.adapters.trl.algorithm import divided_afterwards, normalisers_from_trl, spec_from_trl
+from unipo_hooks.adapters.trl.versions import parsed_version
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.examples.trl_grpo import exact
 from unipo_hooks.objective.inputs import Batch, Normalisers

@@ -12,14 +12,12 @@ from typing import Any
 import trl
 
 from unipo_hooks.adapters.trl.algorithm import divided_afterwards, normalisers_from_trl, spec_from_trl
+from unipo_hooks.adapters.trl.versions import CLIPPED_LOSSES
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.objective.inputs import Normalisers
 from unipo_hooks.record import RunInfo
 from unipo_hooks.schema import Header, Kind
 from unipo_hooks.schema import Trainer as TrainerRecord
-
-CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
-"""Loss types with PPO's clip: `_compute_loss` of TRL 1.16.0 clamps coef_1 to [1 - ε_low, 1 + ε_high] for these."""
 
 HPARAMS = (
     "beta",
