@@ -86,12 +86,12 @@ def run_info(
 
 def class_names(trainer: Any) -> str:
     """The trainer's class and those it is derived from."""
-    return _class_names(type(trainer))
+    return _class_names(type(trainer).__mro__)
 
 
 @cache
-def _class_names(trainer: type) -> str:
-    return " ".join(each.__name__ for each in trainer.__mro__)
+def _class_names(classes: tuple[type, ...]) -> str:
+    return " ".join(each.__name__ for each in classes)
 
 
 def normalisers(trainer: Any, kind: Kind, num_items: Any = None) -> Normalisers:

@@ -73,7 +73,9 @@ def _micro_batch(
 
     there = set(tokens.column_names)
     floats = [n for n in (*ROLLOUT_TOKEN_FLOATS, *UPDATE_TOKEN_FLOATS, "ids") if n in there and n in INPUTS]
-    arrays = {name: values for name in floats if np.isfinite(values := padded(name)).any() or name == "log_probs"}
+    arrays: dict[str, Any] = {
+        name: values for name in floats if np.isfinite(values := padded(name)).any() or name == "log_probs"
+    }
     if "mask_reason" in there:
         arrays["truncated"] = (padded("mask_reason") == TRUNCATED).any(1)
     components = [name for name in responses.column_names if name.startswith(layout.COMPONENT)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def batch_of(micro_batch: CapturedMicroBatch, rollout: CapturedRollout, update: 
     def of_rows(values: Array) -> Array:
         return values[rows_b, :width] if values.ndim == 2 else values[rows_b]
 
-    arrays: dict[str, Array] = {name: of_rows(values) for name, values in rollout.channels.items() if name in INPUTS}
+    arrays: dict[str, Any] = {name: of_rows(values) for name, values in rollout.channels.items() if name in INPUTS}
     arrays |= {name: values[:, :width] for name, values in micro_batch.channels.items() if name in INPUTS}
     arrays |= {name: arrays[alias] for name, alias in rollout.aliases.items() if alias in arrays}
     if rollout.mask_reason_BT is not None:
