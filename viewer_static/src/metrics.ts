@@ -57,6 +57,11 @@ export const METRICS: readonly Metric[] = [
     meaning: "The trainer's loss for the update, without entropy bonus and router loss.",
   },
   {
+    name: "loss_gap",
+    label: "loss gap",
+    meaning: "How far the loss recomputed from captured tokens is from the trainer's own; rounding is about 1e-7.",
+  },
+  {
     name: "grad_norm",
     label: "grad norm",
     meaning: "Norm of the gradient before clipping, where the trainer logged it.",
