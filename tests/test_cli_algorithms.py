@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle.builder import simple
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from unipo_hooks import algorithms, cli
 from unipo_hooks.algorithm_spec import HEADINGS, SLOTS
 from unipo_hooks.cli import algorithm_facts, algorithm_tables, terminal
+from unipo_hooks.cli.words import WORDS
 
 ROOT = Path(__file__).parents[1]
 MINE = ROOT / "examples" / "my_algorithm.json"
 CONFIRMATION = algorithms.Confirmation("trl 1.16.0 GRPOTrainer._compute_loss", ("advantages", "objective"), 2e-16, 12)
+FACTS = ("spec", "scope", "needs", "exact", "inexact", "confirmations", "compared", "not_compared")
 OWN: dict[str, Any] = {
     "id": "mine",
     "name": "Mine",
@@ -94,6 +93,17 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: obj
 # --- the list --------------------------------------------------------------------------------------------------------
 
 
+def compared_with(
+    monkeypatch: pytest.MonkeyPatch,
+    *ids: str,
+    confirmations: tuple[algorithms.Confirmation, ...] = (CONFIRMATION,),
+    missing: tuple[str, ...] = (),
+) -> None:
+    """As if these algorithms alone had been compared."""
+    compared = {id: algorithms.Compared(confirmations, missing) for id in ids}
+    monkeypatch.setattr(algorithms, "compared", lambda: compared)
+
+
 def test_the_list_has_every_algorithm_under_its_family() -> None:
     lines = output().splitlines()
     families = [line for line in lines if line in algorithm_facts.FAMILIES]
@@ -146,20 +156,29 @@ def test_algorithms_that_need_an_input_are_found() -> None:
     chosen = data("--needs", "values")
     assert "ppo" in chosen
     assert all("values" in each["needs"] for each in chosen.values())
-    assert output("--needs", "dpo_log_probs", "--family", "clip").strip() == "no algorithm needs it"
+    assert output("--needs", "dpo_log_probs", "--family", "clip").strip() == "no algorithm is like that"
+
+
+def test_only_exact_ones_are_listed_where_asked() -> None:
+    chosen = data("--exact")
+    assert set(chosen) == {name for name, facts in data().items() if facts["exact"]} != set()
+    assert set(data("--exact", "--family", "clip")) == set(chosen) & set(data("--family", "clip"))
+    assert "show has none" in fails("--exact", "show", "grpo")
 
 
 def test_json_has_everything_of_every_algorithm() -> None:
     every = data()
     assert list(every) != [] and set(every) == set(algorithms.ids())
     for name, facts in every.items():
-        assert set(facts) == {"spec", "scope", "needs", "exact", "inexact", "confirmations"}
+        assert set(facts) == {*FACTS}
         spec = algorithms.get(name)
         assert algorithms.get(facts["spec"]) == spec
         assert facts["needs"] == algorithms.needs(spec)
         assert facts["scope"] == algorithms.scope(spec)
         assert bool(facts["inexact"]) == (not facts["exact"])
-        assert facts["exact"] <= bool(facts["confirmations"])
+        assert facts["exact"] <= (bool(facts["confirmations"]) and not facts["not_compared"])
+        assert bool(facts["compared"]) == bool(facts["confirmations"])
+        assert sorted(facts["compared"] + facts["not_compared"]) == sorted(algorithms.part_names(spec))
         for each in facts["confirmations"]:
             assert set(each) == {"against", "covers", "error", "cases"}
 
@@ -167,8 +186,9 @@ def test_json_has_everything_of_every_algorithm() -> None:
 def test_exact_is_what_was_compared_and_not_what_a_file_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mine = data("show", written(tmp_path, exact=True))
     assert mine["exact"] is False
-    assert "compared with no code" in mine["inexact"]
-    monkeypatch.setattr(algorithms, "_confirmed", lambda: {"grpo": (CONFIRMATION,), "mine": (CONFIRMATION,)})
+    assert "compared with no running code" in mine["inexact"]
+    assert mine["compared"] == [] and mine["not_compared"] == algorithms.part_names(algorithms.get(mine["spec"]))
+    compared_with(monkeypatch, "grpo", "mine")
     assert data("show", tmp_path / "mine.json")["exact"] is False  # what was compared went by that name before
     facts = data("show", "grpo")
     assert facts["exact"] is True
@@ -180,17 +200,31 @@ def test_exact_is_what_was_compared_and_not_what_a_file_says(monkeypatch: pytest
             "cases": CONFIRMATION.cases,
         }
     ]
-    assert "confirmed: trl 1.16.0" in output()
+    assert "compared with trl 1.16.0" in output()
     page = output("show", "grpo")
     assert "compared with trl 1.16.0" in page
     assert "NOT EXACT" not in page
     assert "advantages and objective in 12 cases, largest error 2.0e-16" in page
+    assert "constraint.0 kl" in page.partition("not compared: nothing")[0].partition("compared: ")[2]
+
+
+def test_what_was_not_compared_makes_an_algorithm_not_exact_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared_with(monkeypatch, "grpo", missing=("scale.0 group_std", "constraint.0 kl"))
+    facts = data("show", "grpo")
+    assert facts["exact"] is False
+    assert facts["inexact"] == "not compared with running code: scale.0 group_std, constraint.0 kl"
+    assert facts["not_compared"] == ["scale.0 group_std", "constraint.0 kl"]
+    assert "gate ppo_clip" in facts["compared"]
+    page = output("show", "grpo")
+    assert "NOT EXACT: not compared with running code" in page
+    assert "; not compared: scale.0 group_std, constraint.0 kl" in page
+    assert "not exact, in part compared with trl 1.16.0" in output()
 
 
 def test_what_was_compared_is_named_by_version_or_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     released = algorithms.Confirmation("WooooDyy/BAPO@72870444 compute_policy_loss", ("objective",), 1e-17, 1)
-    monkeypatch.setattr(algorithms, "_confirmed", lambda: {"grpo": (CONFIRMATION, released)})
-    assert "confirmed: trl 1.16.0, BAPO" in output()
+    compared_with(monkeypatch, "grpo", confirmations=(CONFIRMATION, released))
+    assert "compared with trl 1.16.0, BAPO" in output()
     assert "compared with trl 1.16.0, WooooDyy/BAPO@72870444" in output("show", "grpo")
     assert "compute_policy_loss: objective in 1 case, largest error 1.0e-17" in output("show", "grpo")
 
@@ -227,7 +261,15 @@ def test_an_explanation_says_where_an_algorithm_comes_from(tmp_path: Path) -> No
     assert "scale: group_std → none" in page
     assert "mine" in data("--add", tmp_path / "mine.json")
     assert "mine" in data("show", "grpo", "--add", tmp_path / "mine.json")["children"]
-    assert "elsewhere (not known here) → mine" in output("show", written(tmp_path, parent="elsewhere"))
+    assert "parent: no algorithm 'elsewhere'" in fails("show", written(tmp_path, parent="elsewhere"))
+
+
+def test_a_parent_a_folder_of_the_environment_names_in_vain_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written(tmp_path, parent="elsewhere")
+    monkeypatch.setenv(algorithms.ENVIRONMENT, str(tmp_path))
+    assert "elsewhere (not known here) → mine" in output("show", "mine")
 
 
 def test_a_circle_of_parents_ends(tmp_path: Path) -> None:
@@ -252,6 +294,15 @@ def test_hyper_parameters_are_shown_with_value_symbol_and_meaning(tmp_path: Path
     assert bounds["hyper_parameters"]["epsilon_low"]["value"] == 0.2  # the default
 
 
+def test_settings_that_are_not_defaults_come_first(tmp_path: Path) -> None:
+    bounds = {"part": "around_one", "epsilon_high": 0.3}
+    lines = output("show", written(tmp_path, parts=OWN["parts"] | {"bounds": bounds})).splitlines()
+    high, low = (
+        next(n for n, line in enumerate(lines) if f"{name} = " in line) for name in ("epsilon_high", "epsilon_low")
+    )
+    assert high < low
+
+
 def test_a_mixture_is_shown_component_by_component(tmp_path: Path) -> None:
     other = {"source": 1, "coefficient": 0.5, "parts": {"gate": {"part": "log_prob"}}}
     path = written(tmp_path, mixture=[{"source": 0}, other])
@@ -261,6 +312,14 @@ def test_a_mixture_is_shown_component_by_component(tmp_path: Path) -> None:
     found = data("diff", "grpo", path)["differences"]
     assert found[-1]["slot"] == "mixture"
     assert "source 1: times 0.5" in output("diff", "grpo", path)
+
+
+def test_of_rows_that_are_imitated_nothing_is_said_about_their_rewards() -> None:
+    own, imitated = [
+        line for line in output("show", "chord").splitlines() if line.startswith("source ") and "times" in line
+    ]
+    assert "rewards compared with those of its own rows" in own
+    assert imitated.endswith("times 0.1, averaged over its own rows")
 
 
 def test_unipo_cards_are_shown_and_nothing_is_made_up_about_their_slots(tmp_path: Path) -> None:
@@ -273,7 +332,7 @@ def test_unipo_cards_are_shown_and_nothing_is_made_up_about_their_slots(tmp_path
     page = output("show", path)
     assert "NOT EXACT" in page and "what it does" in page and "\\mu" in page
     assert "Aggregation" not in page
-    facts = data("--add", path)["cardy"]
+    facts = data("--add", path)["unipo.cardy"]
     assert (facts["scope"], facts["needs"]) == (None, [])
     assert data("show", path)["slots"] == []
     assert "only shown" in fails("diff", "grpo", path)
@@ -285,11 +344,10 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path) 
         assert "\x1b" not in output(*arguments) and "\x07" not in output(*arguments)
 
 
-def test_infinities_of_a_file_are_null_in_json(tmp_path: Path) -> None:
+def test_infinities_of_a_file_are_refused(tmp_path: Path) -> None:
     parts = OWN["parts"] | {"bounds": {"part": "around_one", "epsilon_high": math.inf}}
-    facts = data("show", written(tmp_path, parts=parts))
-    assert facts["spec"]["parts"]["bounds"]["epsilon_high"] is None
-    assert "epsilon_high = inf" in output("show", tmp_path / "mine.json")
+    said = fails("show", written(tmp_path, parts=parts))
+    assert "mine.json: parts.bounds.epsilon_high: a finite number is needed, not inf" in said
 
 
 # --- two compared ----------------------------------------------------------------------------------------------------
@@ -319,6 +377,27 @@ def test_a_comparison_is_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "Constraint",
         "Aggregation",
     ]
+
+
+def test_of_two_mixtures_only_what_differs_is_shown(tmp_path: Path) -> None:
+    gate = {"gate": {"part": "log_prob"}}
+    sides = [
+        [{"source": 0}, {"source": 1, "parts": gate}],
+        [{"source": 0}, {"source": 1, "parts": gate | {"ratio": {"part": "one"}}}],
+        [{"source": 0}, {"source": 1, "coefficient": 0.5, "parts": gate}],
+        [{"source": 0}],
+    ]
+    plain, ratio, half, single = (
+        written(tmp_path, f"{n}.json", id=f"mine{n}", mixture=mixture) for n, mixture in enumerate(sides)
+    )
+    lines = [line.split() for line in output("diff", plain, ratio).splitlines()]
+    at = lines.index(["Mixture"])
+    assert lines[at + 1] == ["source", "1"]
+    assert (lines[at + 2][0], lines[at + 2][-1]) == ("ratio", "one")
+    assert "Log-probability" not in output("diff", plain, ratio)
+    page = output("diff", plain, half)
+    assert "times 1," in page and "times 0.5," in page and "source 0" not in page
+    assert "source 0" in output("diff", plain, single)
 
 
 def test_identical_algorithms_are_said_to_be(tmp_path: Path) -> None:
@@ -357,12 +436,17 @@ def test_the_algorithm_of_the_example_is_what_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "meant"), [("grop", "grpo"), ("GRPO", "grpo"), ("Dr. GRPO", "dr_grpo"), ("REINFORCE++", "reinforce_pp")]
+    ("asked", "meant"), [("grop", "grpo"), ("Dr. GRPO", "dr_grpo"), ("REINFORCE++", "reinforce_pp")]
 )
 def test_an_unknown_id_names_near_ones(asked: str, meant: str) -> None:
     said = fails("show", asked)
     assert f"no algorithm {asked!r}" in said
     assert meant in said.split("did you mean ")[1].rstrip("?").split(" or ")
+
+
+def test_upper_and_lower_case_of_an_id_are_the_same() -> None:
+    assert data("show", "GRPO")["spec"]["id"] == "grpo"
+    assert data("diff", "GRPO", "Dapo")["b"] == "dapo"
 
 
 def test_an_id_like_no_other_says_where_they_are_listed() -> None:
@@ -373,7 +457,7 @@ def test_an_id_like_no_other_says_where_they_are_listed() -> None:
     ("changes", "words"),
     [
         ({"parts": {"gate": {"part": "ppo_clp"}, "aggregation": {"part": "token_mean"}}}, "did you mean ppo_clip?"),
-        ({"parts": {"gate": {"part": "ppo_clip"}}}, "parts.aggregation: field required"),
+        ({"parts": {"gate": {"part": "ppo_clip"}}}, "parts.aggregation: every algorithm needs one"),
         ({"id": "grpo"}, "choose another id"),
     ],
 )
@@ -391,7 +475,10 @@ def test_what_is_no_file_of_algorithms_is_told_in_one_line(monkeypatch: pytest.M
     broken.write_text("{")
     assert "not JSON" in fails("diff", broken, "grpo")
     monkeypatch.setenv(algorithms.ENVIRONMENT, str(tmp_path / "nowhere"))
-    assert "no such directory" in fails()
+    assert "grpo" in data()
+    said = fails("show", "zzzzzz")
+    assert "`unipo-hooks algorithms` lists them (of UNIPO_ALGORITHMS, not read: " in said
+    assert "no such directory" in said
 
 
 def test_a_family_or_input_that_is_none_names_those_there_are() -> None:
@@ -400,35 +487,16 @@ def test_a_family_or_input_that_is_none_names_those_there_are() -> None:
     assert "show has none" in fails("--family", "clip", "show", "grpo")
 
 
+@pytest.mark.parametrize("columns", [80, 140])
+def test_words_are_explained(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    assert data("words") == WORDS == json.loads(output("--json", "words"))
+    lines = on_a_terminal(monkeypatch, columns, "words")
+    assert max(map(len, lines)) <= columns and "…" not in "\n".join(lines)
+    assert all(any(line.startswith(word) for line in lines) for word in WORDS)
+
+
 def test_help_teaches() -> None:
     text = " ".join(call("--help").stdout.split())
     assert "unipo-hooks algorithms diff grpo dapo" in text and "UNIPO_ALGORITHMS" in text
     for command in ("show", "diff"):
         assert f"unipo-hooks algorithms {command}" in " ".join(call(command, "--help").stdout.split())
-
-
-# --- the example -----------------------------------------------------------------------------------------------------
-
-
-def what_if(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    """Run the example as a script would be, but in this process, which is faster."""
-    path = str(ROOT / "examples" / "what_if.py")
-    monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
-    monkeypatch.setenv("COLUMNS", "120")
-    runpy.run_path(path, run_name="__main__")
-
-
-def test_the_example_compares_the_runs_algorithm_with_others(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    built = simple(tmp_path / "run")
-    built.manifest["algorithm"] = algorithms.get("grpo").model_dump()
-    built.manifest["algorithm"]["parts"]["constraint"] = []
-    what_if(monkeypatch, built.write(), 0, "gspo", "grpo", MINE)
-    text = capsys.readouterr().out
-    rows = [line.split() for line in text.splitlines() if line.strip()]
-    ours = {row[0]: row for row in rows if row[0] in ("gspo", "my_grpo")}
-    assert ["grpo", "(run)"] in [row[:2] for row in rows]
-    assert float(ours["gspo"][-1]) == pytest.approx(1.0, abs=0.01)
-    assert len(ours["my_grpo"]) == 10
-    assert ["grpo", "needs", "ref_log_probs"] in rows

@@ -10,6 +10,7 @@ from typer.main import get_command
 import unipo_hooks
 from unipo_hooks.bundle.reader import Bundle
 from unipo_hooks.cli import app
+from unipo_hooks.cli.words import WORDS
 from unipo_hooks.policy import CapturePolicy
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,12 @@ def test_commands_in_the_readme_are_those_of_the_command_line():
     assert said == set(commands)
     for name, option in re.findall(r"unipo-hooks (\w+) PATH (--[\w-]+)", README):
         assert option in {opt for parameter in commands[name].params for opt in parameter.opts}
+
+
+def test_words_in_the_readme_are_those_of_the_command_line():
+    section = README.partition("### The words\n")[2].partition("\n### ")[0]
+    said = re.findall(r"^- \*\*(.+?)\*\*: (.+?)(?=\n- |\n\n)", section, re.MULTILINE | re.DOTALL)
+    assert [(word, " ".join(meaning.split())) for word, meaning in said] == list(WORDS.items())
 
 
 def test_settings_in_the_readme_are_those_of_the_policy():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bundle.builder import Builder, log_prob, response, simple, token
+from bundle.builder import Builder, attempt, log_prob, response, simple, token
 
 from unipo_hooks import algorithms, open_bundle
 from unipo_hooks.errors import BundleError, ExportError
@@ -90,7 +91,9 @@ def check_rules(run: dict[str, Any]) -> None:
 def test_a_run_keeps_to_unipos_rules(tmp_path: Path) -> None:
     run, notes = exported(run_of(tmp_path / "run"), tmp_path / "run.json")
     check_rules(run)
-    assert notes == []
+    assert notes == [
+        "token_objective is left out of 11 of 11 forward passes: the bundle does not say which algorithm ran"
+    ]
     assert run["header"]["hparams"] == {
         "clip_eps": [0.2, 0.28],
         "kl_coef": 0.04,
@@ -222,7 +225,7 @@ def test_floats_are_as_short_as_float32_allows_and_come_back_exactly(tmp_path: P
 def test_an_algorithm_unipo_does_not_know_is_said(tmp_path: Path, algorithm: str) -> None:
     run, notes = exported(run_of(tmp_path / "run", algorithm=algorithm), tmp_path / "run.json")
     assert run["header"]["algorithm"] == algorithm.strip().lower()
-    assert len(notes) == 1 and "reinforce, ppo, grpo, dapo, drgrpo" in notes[0]
+    assert len(notes) == 2 and "reinforce, ppo, grpo, dapo, drgrpo" in notes[0]
 
 
 def test_a_run_without_updates_is_still_a_run(tmp_path: Path) -> None:
@@ -263,9 +266,108 @@ def test_token_objective_is_that_of_the_runs_own_algorithm(tmp_path):
     assert found == [[pytest.approx(-0.5 * math.exp(0.3)), None], [pytest.approx(0.6), None]] * 2
 
 
-def test_without_a_known_algorithm_there_is_no_token_objective(tmp_path):
-    for algorithm in (None, {"id": "x", "name": "x", "parts": {"gate": {"part": "new"}}}):
-        built = Builder(tmp_path / str(algorithm is None), algorithm=algorithm)
-        rows = [response(0, [token(0)], advantages=1.0)]
-        run, _ = exported(built.rollout(0, rows).update(0, [(0, rows[0])]).write(), tmp_path / "run.json")
-        assert "token_objective" not in run["entries"][0]["prompts"][0]["responses"][0]["tokens"]
+DR_GRPO = algorithms.get("dr_grpo").model_dump(exclude_defaults=True)
+NEWER = {"id": "x", "name": "x", "parts": {"gate": {"part": "new"}, "aggregation": {"part": "token_mean"}}}
+
+
+def objectives(run: dict[str, Any]) -> list[list[Any]]:
+    """The token objectives of each entry's responses; None for a response without."""
+    return [
+        [r["tokens"].get("token_objective") for p in entry.get("prompts", []) for r in p["responses"]]
+        for entry in run["entries"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "why"),
+    [
+        (None, "the bundle does not say which algorithm ran"),
+        (NEWER, "the algorithm that ran is not known to this version of unipo-hooks: .*new"),
+        ({**NEWER, "novel": 1}, "the algorithm that ran is not known to this version of unipo-hooks: .*novel"),
+        ({**DR_GRPO, "parts": {**DR_GRPO["parts"], "novel": {"part": "x"}}}, "not known to this version.*novel"),
+    ],
+)
+def test_without_a_known_algorithm_there_is_no_token_objective_and_it_is_said(tmp_path, algorithm, why):
+    built = Builder(tmp_path / "run", algorithm=algorithm)
+    rows = [response(0, [token(0)], advantages=1.0)]
+    run, notes = exported(built.rollout(0, rows).update(0, [(0, rows[0])]).write(), tmp_path / "run.json")
+    assert objectives(run) == [[None]]
+    assert re.fullmatch(f"token_objective is left out of 1 of 1 forward passes: (.*)?{why}.*", notes[-1]), notes[-1]
+    assert len(notes[-1].splitlines()) == 1
+
+
+def test_what_the_trainer_noted_of_its_algorithm_is_in_the_reason(tmp_path):
+    built = Builder(tmp_path / "run", attempts=[{**attempt(0), "algorithm_notes": ["loss_type 'odd' is not known"]}])
+    rows = [response(0, [token(0)], advantages=1.0)]
+    _, notes = exported(built.rollout(0, rows).update(0, [(0, rows[0])]).write(), tmp_path / "run.json")
+    assert notes[-1].endswith("the bundle does not say which algorithm ran; loss_type 'odd' is not known")
+
+
+def test_a_micro_batch_without_a_token_that_counts_costs_no_other(tmp_path):
+    built = Builder(tmp_path / "run", algorithm=DR_GRPO)
+    rows = [
+        response(0, [token(0, old_log_probs=-0.8)], advantages=0.5),
+        response(1, [token(1, mask=0, old_log_probs=math.nan)], advantages=0.5),
+        response(2, [], advantages=0.5),
+    ]
+    built.rollout(0, rows).update(0, [(0, row) for row in rows], micro_batches=3, values={"log_probs": -0.5})
+    run, notes = exported(built.write(), tmp_path / "run.json")
+    assert objectives(run) == [[[pytest.approx(0.6)], None, None]]
+    assert not any("token_objective" in note for note in notes)
+
+
+def test_what_cannot_be_computed_is_said_and_costs_nothing_else(tmp_path):
+    built = Builder(tmp_path / "run", algorithm=DR_GRPO)
+    for update in range(3):
+        known = {"old_log_probs": -0.8} if update != 1 else {}
+        rows = [response(row, [token(row, **known)], advantages=0.5) for row in range(2)]
+        built.rollout(update, rows, segment=update)
+        built.update(update, [(update, r) for r in rows], segment=update, micro_batches=2, values={"log_probs": -0.5})
+    run, notes = exported(built.write(), tmp_path / "run.json")
+    assert objectives(run) == [[[pytest.approx(0.6)]] * 2, [None] * 2, [[pytest.approx(0.6)]] * 2]
+    (note,) = [note for note in notes if "token_objective" in note]
+    assert note.startswith("token_objective is left out of 2 of 6 forward passes: dr_grpo needs old_log_probs")
+
+
+def breaking(batch, advantages, ratio, bounds):
+    """Divides by zero."""
+    raise ZeroDivisionError("division by zero")
+
+
+def test_a_defect_in_the_users_own_part_is_said_and_costs_nothing_else(tmp_path):
+    algorithms.register_part("gate", breaking)
+    built = Builder(tmp_path / "run", algorithm={**NEWER, "parts": {**NEWER["parts"], "gate": {"part": "breaking"}}})
+    rows = [response(0, [token(0, old_log_probs=-0.5)], advantages=1.0)]
+    run, notes = exported(built.rollout(0, rows).update(0, [(0, rows[0])]).write(), tmp_path / "run.json")
+    assert objectives(run) == [[None]] and "x fails with ZeroDivisionError: division by zero" in notes[-1]
+
+
+@pytest.mark.parametrize("algorithm", [None, DR_GRPO, NEWER])
+def test_a_stored_token_objective_is_taken_as_it_is(tmp_path, algorithm):
+    built = Builder(tmp_path / "run", algorithm=algorithm)
+    for update in range(2):
+        rows = [response(row, [token(row, old_log_probs=-0.8)], advantages=0.5) for row in range(2)]
+        built.rollout(update, rows, segment=update)
+        stored = {"token_objective": 0.125} if update else {}
+        values = {"log_probs": -0.5, **stored}
+        built.update(update, [(update, r) for r in rows], segment=update, values=values)
+    run, notes = exported(built.write(), tmp_path / "run.json")
+    assert objectives(run)[1] == [[0.125], [0.125]]
+    computed = algorithm is DR_GRPO
+    assert objectives(run)[0] == ([[pytest.approx(0.6)]] * 2 if computed else [None] * 2)
+    assert any("left out of 1 of 2 forward passes" in note for note in notes) is not computed
+
+
+def test_each_attempt_has_the_objective_of_its_own_algorithm(tmp_path):
+    ungated = {**DR_GRPO, "parts": {**DR_GRPO["parts"], "gate": {"part": "plain_ratio"}}}
+    attempts = [
+        {**attempt(0, status="interrupted"), "algorithm": DR_GRPO},
+        {**attempt(1, first_update=1), "algorithm": ungated},
+    ]
+    built = Builder(tmp_path / "run", attempts=attempts)
+    for number in range(2):
+        row = response(0, [token(0, old_log_probs=-0.8)], advantages=0.5)
+        built.rollout(number, [row], segment=number, attempt=number)
+        built.update(number, [(number, row)], segment=number, attempt=number, values={"log_probs": -0.5})
+    run, _ = exported(built.write(), tmp_path / "run.json")
+    assert objectives(run) == [[[pytest.approx(0.6)]], [[pytest.approx(0.5 * math.exp(0.3))]]]

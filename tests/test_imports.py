@@ -39,7 +39,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "export": {"vocabulary", "objective", "bundle"},
     "front": {"vocabulary", "objective", "bundle", "export", "examples"},
     "adapters": {"vocabulary", "objective", "tools", "capture"},
-    "examples": {"objective"},
+    "examples": {"vocabulary", "objective"},
 }
 """The arrows: what a group may import besides itself and the public names of `unipo_hooks`."""
 

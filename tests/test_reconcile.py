@@ -8,6 +8,7 @@ import pytest
 from records import rollout, run_info, update
 
 from unipo_hooks import Recorder, algorithms, evaluate, open_bundle
+from unipo_hooks.cli.summary import reconciled
 from unipo_hooks.objective.describe import with_hyper_parameters
 from unipo_hooks.objective.recorded import as_recorded, batch_of
 from unipo_hooks.reconcile import TOLERANCES, gap_of
@@ -138,31 +139,6 @@ def test_batches_of_a_bundle_give_the_losses_of_the_run(tmp_path):
     assert worst < 1e-6
 
 
-def test_weights_of_a_part_of_a_micro_batch_are_those_it_had_in_the_whole(tmp_path):
-    of = rollout(rows=16)
-    made = with_losses(of)
-    whole = recorded(tmp_path / "whole", [made], of).micro_batches(0)[0]
-    recorder = Recorder(tmp_path / "part", run_info(algorithm=SPEC), policy=policy(max_groups=2))
-    recorder.rollout(of)
-    recorder.update(made)
-    recorder.close()
-    part = open_bundle(recorder.path).micro_batches(0)[0]
-    assert not part.whole and len(part.row_B) == 8
-    for spec in ("grpo", "dr_grpo", "dapo.trl", "gspo"):
-        given = as_recorded(algorithms.get(spec), part.batch.arrays)
-        given = given.model_copy(update={"parts": given.parts.model_copy(update={"constraint": []})})
-        weights = evaluate(given, whole.batch).gradient_weight
-        of_part = evaluate(given, part.batch).gradient_weight
-        at = [whole.row_B.tolist().index(row) for row in part.row_B]
-        assert np.abs(of_part - weights[at, : of_part.shape[1]]).max() < 1e-12, spec
-
-
-def policy(**settings):
-    from unipo_hooks import CapturePolicy
-
-    return CapturePolicy(**settings)
-
-
 def cubed(batch, advantages, ratio, bounds, *, power=3.0):
     """A · ratio^power."""
     from unipo_hooks.objective.parts.types import Gate
@@ -196,3 +172,86 @@ def test_what_a_part_of_the_users_own_computes_is_stored_and_no_code_is(tmp_path
         stored = tokens[name].to_numpy()
         mine = getattr(evaluation, name)[np.arange(evaluation.mask.shape[1]) < part.length_B[:, None]]
         assert np.sort(stored[np.isfinite(stored)]) == pytest.approx(np.sort(mine), abs=1e-6), name
+
+
+def test_a_gap_that_is_not_a_number_is_counted_and_breaks_nothing(tmp_path, caplog):
+    of = rollout()
+    updates = [with_losses(of, 0), with_losses(of, 1, error=float("nan"))]
+    with caplog.at_level(logging.WARNING):
+        bundle = recorded(tmp_path / "run", updates, of)
+    assert len(caplog.records) == 1
+    found = reconciled(bundle.updates())
+    assert found["compared"] == 2 and found["above_tolerance"] == found["not_a_number"] == 1
+    gaps = bundle.metrics().column("loss_gap").to_pylist()
+    assert gaps[0] < 1e-12 and gaps[1] is None
+
+
+def breaks(batch, advantages, ratio, bounds):
+    """Divides by zero."""
+    raise ZeroDivisionError("division by zero")
+
+
+def test_a_defect_in_the_users_own_part_costs_the_comparison_and_nothing_else(tmp_path, caplog):
+    algorithms.register_part("gate", breaks)
+    spec = algorithms.register(
+        {"id": "breaks", "name": "Breaks", "parts": {"gate": {"part": "breaks"}, "aggregation": {"part": "token_mean"}}}
+    )
+    of = rollout()
+    recorder = Recorder(tmp_path / "run", run_info(algorithm=spec))
+    recorder.rollout(of)
+    with caplog.at_level(logging.WARNING):
+        for number in range(3):
+            recorder.update(update(number, of))
+        recorder.close()
+    bundle = open_bundle(recorder.path)
+    assert len(bundle.updates()) == 3 and not bundle.manifest.lost.updates
+    assert "ZeroDivisionError" in bundle.manifest.algorithm_notes[0]
+    assert len(caplog.records) == 1
+
+
+def test_a_local_of_the_trainer_that_is_no_token_loss_is_not_compared():
+    of = rollout()
+    made = with_losses(of)
+    part = dataclasses.replace(made.micro_batches[0], token_loss_bT=np.zeros(5, np.float32))
+    assert gap_of(SPEC, part, of, made).token is None
+
+
+def first_only(batch, advantages, ratio):
+    """Only a response's first token."""
+    from unipo_hooks.objective.parts.types import Mask
+
+    return Mask(np.cumsum(batch.mask_BT, axis=1) == 1, False)
+
+
+@pytest.mark.parametrize("channels", [(), ("policy_mask",)])
+def test_a_mask_nothing_was_recorded_of_is_computed(channels):
+    algorithms.register_part("mask", first_only)
+    masks = [{"part": "first_only"}, {"part": "high_entropy"}, {"part": "truncated_responses"}]
+    spec = algorithms.get({**SPEC.model_dump(), "parts": {**SPEC.parts.model_dump(), "mask": masks}})
+    kept = [use.part for use in as_recorded(spec, channels).parts.mask]
+    assert kept == (["recorded_mask", "first_only"] if channels else ["first_only", "high_entropy"])
+
+
+def test_the_trainers_sampler_weights_take_the_place_of_computed_ones_alone():
+    weights = [{"part": "indecision"}, {"part": "truncated"}]
+    spec = algorithms.get({**SPEC.model_dump(), "parts": {**SPEC.parts.model_dump(), "weight": weights}})
+    assert [use.part for use in as_recorded(spec, ("is_weights",)).parts.weight] == ["indecision", "recorded_weight"]
+    assert [use.part for use in as_recorded(spec, ()).parts.weight] == ["indecision", "truncated"]
+
+
+def test_every_attempt_keeps_the_algorithm_it_ran(tmp_path):
+    other = with_hyper_parameters(SPEC, {"epsilon_high": 0.5})
+    for number, spec in enumerate((SPEC, other)):
+        run = run_info(
+            algorithm=spec, algorithm_notes=(f"note {number}",), first_update=number, reward_weights=(1, number)
+        )
+        recorder = Recorder(tmp_path / "run", run)
+        of = rollout(number)
+        recorder.rollout(of)
+        recorder.update(update(number, of))
+        recorder.close()
+    manifest = open_bundle(tmp_path / "run").manifest
+    assert [algorithms.get(attempt.algorithm) for attempt in manifest.attempts] == [SPEC, other]
+    assert [attempt.algorithm_notes for attempt in manifest.attempts] == [["note 0"], ["note 1"]]
+    assert [attempt.reward_weights for attempt in manifest.attempts] == [[1, 0], [1, 1]]
+    assert algorithms.get(manifest.algorithm) == other

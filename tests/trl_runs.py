@@ -2,9 +2,10 @@
 
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from unipo_hooks.examples.trl_grpo import SUMS, digit_tokenizer, exact, small_llama
+from unipo_hooks.examples.trl_grpo import SUMS, digit_tokenizer, exact
 
 TOKENIZER = digit_tokenizer()
 DATASET = Dataset.from_dict({"prompt": [f"{a}+{b}=" for a, b in SUMS], "answer": [str(a + b) for a, b in SUMS]})
@@ -15,8 +16,27 @@ def length(completions, **_):
     return [0.1 * len(completion) for completion in completions]
 
 
-class WatchedTrainer(GRPOTrainer):
-    """A real GRPOTrainer that also keeps what it computes, by means of its own: overridden methods of the class."""
+def small_mixture(tokenizer):
+    """A mixture of experts as small as the Llama, whose router has a loss."""
+    return MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            max_position_embeddings=64,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+class Watched:
+    """Beside a real trainer: keeps what it computes, by means of its own: overridden methods of the class."""
 
     def __init__(self, *args, **kwargs):
         self.generated, self.losses, self._last = [], [], None
@@ -48,10 +68,14 @@ class WatchedTrainer(GRPOTrainer):
         return loss
 
 
+class WatchedTrainer(Watched, GRPOTrainer):
+    """A real GRPOTrainer, watched."""
+
+
 def trainer_for(
     saved_model, tmp_path, *, callbacks=(), cls=WatchedTrainer, config=GRPOConfig, rewards=(exact, length), **settings
 ):
-    model = small_llama(TOKENIZER).from_pretrained(saved_model)
+    model = AutoModelForCausalLM.from_pretrained(saved_model)
     defaults = {
         "output_dir": str(tmp_path / "out"),
         "per_device_train_batch_size": 8,

@@ -116,9 +116,9 @@ class AlgorithmSpec(_Model):
     evidence: str = ""
     """How the definition is known: X executed, C read in code, P from the paper, 2 second hand, U unverified."""
     exact: bool = False
-    """Whether its numbers were compared with the code that defines it."""
+    """Whether all of its parts were compared with running code: a trainer's, its authors' or another library's."""
     inexact: str = ""
-    """Why not, where they were not."""
+    """Why not, where not all of them were."""
     parts: Parts
     mixture: list[Component] = []
     display: dict[str, Any] | None = None

@@ -50,7 +50,8 @@ def update_sums(update: CapturedUpdate, rollouts: Mapping[int, CapturedRollout],
 def log_ratios(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> tuple[Array, Array]:
     """(b, T) log π_θ/π_old, 0 where a token does not count, and the (b, T) booleans of those that do.
 
-    A token that counts but whose log-prob is not finite is left out of both.
+    A token that counts but whose log-prob is not finite is left out of both. Where nobody knows the old log-probs there
+    is no ratio: NaN, and no token.
     """
     log_probs = micro_batch.channels["log_probs"]
     width = min(log_probs.shape[1], rollout.mask_BT.shape[1])
@@ -58,6 +59,8 @@ def log_ratios(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> tup
     counted = rollout.mask_BT[rows, :width] > 0
     old = rollout.channels.get("old_log_probs")
     if old is None:
+        if "old_log_probs" not in rollout.aliases:  # not known: no ratio is better than a ratio of 1
+            return np.full((len(rows), width), np.nan), np.zeros_like(counted)
         return np.zeros((len(rows), width)), counted & np.isfinite(log_probs[:, :width])
     ratio = log_probs[:, :width].astype(np.float64) - old[rows, :width]
     counted &= np.isfinite(ratio)

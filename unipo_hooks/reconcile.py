@@ -72,7 +72,9 @@ def _token_gap(evaluation: Evaluation, micro_batch: CapturedMicroBatch) -> float
     if micro_batch.token_loss_bT is None:
         return None
     counted = evaluation.aggregation > 0
-    width = counted.shape[1]
+    rows, width = counted.shape
+    if micro_batch.token_loss_bT.ndim != 2 or micro_batch.token_loss_bT.shape[0] != rows:
+        return None  # a trainer's local of that name that is something else
     theirs = np.broadcast_to(micro_batch.token_loss_bT[:, :width], counted.shape)[counted].astype(np.float64)
     if not len(theirs):
         return 0.0

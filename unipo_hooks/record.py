@@ -41,6 +41,8 @@ class RunInfo:
     """The algorithm the trainer's settings come to; None where they are not understood."""
     algorithm_notes: tuple[str, ...] = ()
     """Settings that change the loss and are not understood, a line each."""
+    loss_overridden_by: str | None = None
+    """The class that overrides the library's own loss, where one does: why a gap may be there, and nothing else."""
     algorithms: tuple[AlgorithmSpec, ...] = ()
     """Algorithms the user registered, to go into the bundle."""
     first_update: int = 0

@@ -118,6 +118,12 @@ class Attempt(_Model):
     first_update: int = 0
     ended: str | None = None
     status: Literal["running", "finished", "interrupted"] = "running"
+    algorithm: dict[str, Any] | None = None
+    """The algorithm that ran from here on, in the form of `AlgorithmSpec`: settings may change when a run resumes."""
+    algorithm_notes: list[str] = []
+    """What of the trainer's settings is not understood, and why a loss could not be recomputed."""
+    reward_weights: list[float] = []
+    """Weight of each reward function; empty where all count the same."""
 
 
 class Lost(_Model):
@@ -152,18 +158,31 @@ class Manifest(_Model):
     ranks: int = 1
     channels: list[str] = []
     reward_names: list[str] = []
-    reward_weights: list[float] = []
-    """Weight of each reward function; empty where all count the same."""
     policy: dict[str, Any] = {}
-    algorithm: dict[str, Any] | None = None
-    """The algorithm that ran, in the form of `AlgorithmSpec`."""
-    algorithm_notes: list[str] = []
-    """What of the trainer's settings is not understood, and why a loss could not be recomputed."""
     algorithms: list[dict[str, Any]] = []
     """Algorithms the user registered, in the same form: data only."""
     attempts: list[Attempt]
     lost: Lost = Lost()
     cost: Cost = Cost()
+
+    def attempt(self, number: int) -> Attempt:
+        """The attempt of this number."""
+        return next(attempt for attempt in self.attempts if attempt.attempt == number)
+
+    @property
+    def algorithm(self) -> dict[str, Any] | None:
+        """The algorithm of the newest attempt; an earlier one may have run another."""
+        return self.attempts[-1].algorithm
+
+    @property
+    def algorithm_notes(self) -> list[str]:
+        """What is said of the newest attempt's algorithm."""
+        return self.attempts[-1].algorithm_notes
+
+    @property
+    def reward_weights(self) -> list[float]:
+        """Reward weights of the newest attempt."""
+        return self.attempts[-1].reward_weights
 
 
 class RolloutLine(_Model):
@@ -206,6 +225,12 @@ class MicroBatchLine(_Model):
     """Tokens a token mean over the whole update divides by, per data-parallel rank."""
     update_rows: float | None = None
     """Responses a mean over the whole update divides by, per data-parallel rank."""
+    width: int | None = None
+    """Token positions it was padded to."""
+    counted_rows: int | None = None
+    """Responses of it that have a token that counts."""
+    groups: int | None = None
+    """Prompt groups of it that have a token that counts."""
     loss_gap: float | None = None
     """Loss recomputed from what was captured minus the trainer's; absent where it could not be recomputed."""
     loss_tolerance: float | None = None

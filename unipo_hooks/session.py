@@ -7,6 +7,7 @@ Whatever fails is said once and costs capture, never the run.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -216,7 +217,7 @@ class Session:
         }
         sums = update_sums(update, live, self._run)
         gaps = self._gaps(update, live) if captured else [None] * len(update.micro_batches)
-        if known := [abs(gap.loss) for gap in gaps if gap is not None]:
+        if known := [abs(gap.loss) for gap in gaps if gap is not None and math.isfinite(gap.loss)]:
             sums["loss_gap"] = (sum(known), float(len(known)), sum(each * each for each in known))
         scalars: dict[str, float | None] = (
             {} if update.learning_rate is None else {"learning_rate": update.learning_rate}
@@ -252,9 +253,8 @@ class Session:
             return unknown
         try:
             gaps = [gap_of(self._algorithm, m, live[m.rollout], update) for m in update.micro_batches]
-        except UnipoError as error:
-            self._algorithm = None
-            self._note(f"the loss cannot be recomputed: {error}")
+        except Exception as error:  # a part may be the user's own code
+            self._give_up(error)
             return unknown
         for gap in gaps:
             if gap is not None and gap.above and not self._told_of_gap:
@@ -267,13 +267,23 @@ class Session:
         spec = self._algorithm
         if spec is None or not is_own_code(spec):
             return update
-        parts = [with_results(spec, m, live[m.rollout], update) for m in update.micro_batches]
+        try:
+            parts = [with_results(spec, m, live[m.rollout], update) for m in update.micro_batches]
+        except Exception as error:  # the part is the user's own code
+            self._give_up(error)
+            return update
         return replace(update, micro_batches=parts)
 
+    def _give_up(self, error: Exception) -> None:
+        """Go on without the algorithm: what is captured does not need it."""
+        self._algorithm = None
+        kind = "" if isinstance(error, UnipoError) else f"{type(error).__name__}: "
+        self._note(f"the loss cannot be recomputed: {kind}{error}")
+
     def _tell_gap(self, gap: Gap, update: CapturedUpdate) -> None:
-        causes = self._run.algorithm_notes or (
-            f"{self._run.trainer.trainer_class} may compute its loss in a way of its own",
-        )
+        overriding = self._run.loss_overridden_by
+        causes = self._run.algorithm_notes + ((f"{overriding} overrides _compute_loss",) if overriding else ())
+        causes = causes or (f"{self._run.trainer.trainer_class} may compute its loss in a way of its own",)
         log.warning(
             "unipo-hooks: at update %d the loss recomputed from the captured tokens is %.1e away from the trainer's "
             "(tolerance %.1e), so what is shown of a token may not be what the trainer did. Likely cause: %s",
@@ -284,7 +294,10 @@ class Session:
         )
 
     def _note(self, text: str) -> None:
-        self._writer.update_manifest(algorithm_notes=[*self._writer.manifest.algorithm_notes, text])
+        attempts = self._writer.manifest.attempts
+        notes = [*attempts[-1].algorithm_notes, text]
+        noted = attempts[-1].model_copy(update={"algorithm_notes": notes})
+        self._writer.update_manifest(attempts=[*attempts[:-1], noted])
         log.warning("unipo-hooks: %s", text)
 
     def _commit_if_due(self) -> None:
@@ -332,10 +345,15 @@ def _count(item: Item) -> dict[str, int]:
 
 def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout, gap: Gap | None) -> MicroBatchLine:
     reconciled = {} if gap is None else {"loss_gap": gap.loss, "loss_tolerance": gap.tolerance, "token_gap": gap.token}
+    counted_bT = rollout.mask_BT[micro_batch.rows_b].astype(bool)
+    counted_b = counted_bT.any(1)
     return MicroBatchLine(
         rollout=micro_batch.rollout,
         rows=len(micro_batch.rows_b),
-        tokens=int(rollout.mask_BT[micro_batch.rows_b].astype(bool).sum()),
+        tokens=int(counted_bT.sum()),
+        width=min(micro_batch.channels["log_probs"].shape[1], counted_bT.shape[1]),
+        counted_rows=int(counted_b.sum()),
+        groups=len(np.unique(np.asarray(rollout.group_B)[micro_batch.rows_b][counted_b])),
         loss=micro_batch.loss,
         num_items_in_batch=micro_batch.num_items_in_batch,
         entropy_coef=micro_batch.entropy_coef,

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal
 
 from unipo_hooks import algorithms
@@ -18,14 +19,20 @@ from unipo_hooks.adapters.trl.versions import (
     CLIPPED_LOSSES,
     DEFAULTS,
     HARMLESS,
+    NEWEST,
     OBJECTIVE_WORDS,
+    OLDEST,
     OTHER_LOSSES,
+    OTHER_TRAINERS,
+    READ_CONFIGS,
+    READ_TRAINERS,
     UPDATE_TOKEN_MEANS,
     Version,
     parsed_version,
 )
 from unipo_hooks.algorithm_spec import AlgorithmSpec, Parts
-from unipo_hooks.objective.describe import is_off, parameters, uses
+from unipo_hooks.errors import AlgorithmError
+from unipo_hooks.objective.describe import check, is_off, parameters, uses
 from unipo_hooks.objective.inputs import Normalisers
 
 Kind = Literal["grpo", "gspo_token", "gmpo", "rloo"]
@@ -78,7 +85,7 @@ class TrlAlgorithm:
 
     spec: AlgorithmSpec
     unknown: tuple[str, ...]
-    """Settings that change the loss and are not understood, a line each; the spec leaves them out."""
+    """What changes the loss and is not understood, a line each; the spec leaves it out, and is then not exact."""
 
 
 @dataclass(slots=True)
@@ -93,16 +100,45 @@ class _Reading:
     """Differences from the loss type alone: a word for the id, and a few for the name."""
 
     def __getitem__(self, name: str) -> Any:
-        if name in self.values:
-            return self.values[name]
+        return self.values[name] if name in self.values else self.default(name)
+
+    def default(self, name: str) -> Any:
         if name == "beta" and self.kind == "rloo":
             return 0.05
         if name == "epsilon" and self.kind == "gmpo":
             return 0.4
-        return [value for since, value in DEFAULTS[name] if since <= self.version or since == (0, 17)][-1]
+        return [value for since, value in DEFAULTS[name] if since <= self.version or since == OLDEST][-1]
 
     def number(self, name: str) -> float:
-        return float(self[name])
+        """A setting that is a number; where it is none, its default, and that is said."""
+        found = self.optional(name)
+        return float(self._instead(name)) if found is None else found
+
+    def optional(self, name: str) -> float | None:
+        """A setting that is a number or None."""
+        value = self[name]
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, Real) or value != value:
+            value = self._instead(name)
+        return None if value is None else _finite(value)
+
+    def flag(self, name: str) -> bool:
+        """A setting that is on or off, None being off."""
+        value = self[name]
+        return bool(value) if value is None or isinstance(value, bool | int) else bool(self._instead(name))
+
+    def choice(self, name: str, *known: str) -> str:
+        """A setting that is one of a few words; where it is none of them, its default, and that is said."""
+        value = self[name]
+        return value if isinstance(value, str) and value in known else str(self._instead(name))
+
+    def _instead(self, name: str) -> Any:
+        default = self.default(name)
+        line = f"{name}={_short(self[name])} is not known: it is read as the default, {default!r}"
+        if line not in self.unknown:
+            self.unknown.append(line)
+        return default
 
 
 def spec_from_trl(
@@ -111,21 +147,32 @@ def spec_from_trl(
     """The objective a trainer with this configuration computes.
 
     `config` is a GRPOConfig, an RLOOConfig, one derived from them, or their settings as a dict. `trainer_class` names
-    the trainer where a dict does not tell (`GMPOTrainer`). `entropy_coefficient` is the one an adaptive entropy bonus
-    has just now; without it, it is the one it starts with.
+    the trainer where a dict does not tell (`GMPOTrainer`), and after it, with spaces between, what it is derived from.
+    `entropy_coefficient` is the one an adaptive entropy bonus has just now; without it, it is the one it starts with.
 
     The spec states the rules themselves; what a trainer recorded of them takes their place where a micro-batch is
-    recomputed (`unipo_hooks.objective.recorded.as_recorded`).
+    recomputed (`unipo_hooks.objective.recorded.as_recorded`). Where anything is not understood the spec is the nearest
+    one, and not exact.
     """
     values = config if isinstance(config, Mapping) else _values(config)
-    names = [trainer_class, *(each.__name__ for each in type(config).__mro__)]
-    kind: Kind = _kind(names, values)
-    read = _Reading(values, parsed_version(trl_version), kind)
-    if read.version < (0, 17):
+    configs = [each.__name__ for each in type(config).__mro__]
+    kind: Kind = _kind([trainer_class, *configs], values)
+    read = _Reading(values, parsed_version(str(trl_version)), kind)
+    if read.version < OLDEST:
         read.unknown.append(f"TRL {trl_version}: what versions before 0.17 compute is not known")
+    elif read.version[:2] > NEWEST:
+        read.unknown.append(f"TRL {trl_version}: what versions after {NEWEST[0]}.{NEWEST[1]} compute is not known")
+    _report_other_trainers(read, trainer_class.split(), configs)
     slots = _rloo(read) if kind == "rloo" else _gmpo(read) if kind == "gmpo" else _grpo(read, entropy_coefficient)
     _report_unknown_names(read)
-    return TrlAlgorithm(_named(read, Parts.model_validate(slots), trl_version), tuple(read.unknown))
+    parts = Parts.model_validate(slots)
+    spec = _named(read, parts, trl_version)
+    try:
+        check(spec)
+    except AlgorithmError as error:  # a number no part takes
+        read.unknown.append(str(error))
+        spec = _named(read, parts, trl_version)
+    return TrlAlgorithm(spec, tuple(read.unknown))
 
 
 def normalisers_from_trl(
@@ -146,7 +193,7 @@ def normalisers_from_trl(
     micro-batch holds under that name: tokens of the whole generation batch over all ranks. Where the loss is divided
     only after `_compute_loss` returned it (`divided_afterwards`), the loss computed with these is the divided one.
     """
-    version, kind = parsed_version(trl_version), _kind([trainer_class], {})
+    version, kind = parsed_version(trl_version), trainer_kind(trainer_class)
     # 0.22 to 0.26 divided in evaluation as well.
     accumulates = training or (kind != "rloo" and (0, 22) <= version < (0, 27))
     steps = accumulation_steps if accumulates else 1
@@ -169,7 +216,12 @@ def divided_afterwards(trl_version: str, trainer_class: str = "") -> bool:
 
     So it was for GRPO up to 0.21, and is for RLOO: `Trainer.training_step` divides.
     """
-    return _kind([trainer_class], {}) == "rloo" or parsed_version(trl_version) < (0, 22)
+    return trainer_kind(trainer_class) == "rloo" or parsed_version(trl_version) < (0, 22)
+
+
+def trainer_kind(trainer_class: str) -> Kind:
+    """Whose loss a trainer computes, by its class or its class and those it is derived from."""
+    return _kind([trainer_class], {})
 
 
 def _values(config: Any) -> dict[str, Any]:
@@ -182,39 +234,50 @@ def _kind(names: list[str], values: Mapping[str, Any]) -> Kind:
         for word, kind in known.items():
             if word.lower() in name.lower():
                 return kind
-    if values.get("importance_sampling_level") == "sequence_token":
+    level = values.get("importance_sampling_level")
+    if isinstance(level, str) and level == "sequence_token":
         return "gspo_token"
     return "rloo" if "normalize_advantages" in values and "loss_type" not in values else "grpo"
 
 
 def _grpo(read: _Reading, entropy_coefficient: float | None) -> dict[str, Any]:
-    loss_type = str(read["loss_type"])
-    if loss_type not in CLIPPED_LOSSES | OTHER_LOSSES:
-        read.unknown.append(f"loss_type={loss_type!r} is not known: it is shown as dapo")
-        loss_type = "dapo"
+    loss_type = _loss_type(read)
     slots = _group_advantages(read) | _gate(read, loss_type)
     slots["ratio"] = _ratio(read, loss_type)
     slots["weight"] = _sampler_weight(read) if loss_type != "vespo" else []
     slots["mask"] = _masks(read)
     slots["constraint"] = [*_kl(read, loss_type), *_entropy_bonus(read, loss_type, entropy_coefficient)]
     slots["aggregation"] = _aggregation(read, loss_type)
-    if (read["use_liger_loss"] or read["use_liger_kernel"]) and read.version < (1, 14):
+    if (read.flag("use_liger_loss") or read.flag("use_liger_kernel")) and read.version < (1, 14):
         read.unknown.append("use_liger_kernel: the loss comes from Liger's fused kernel, which was not compared")
     return slots
 
 
+def _loss_type(read: _Reading) -> str:
+    """The loss type, or the nearest one; one that came later is known, but not to this version."""
+    given, known = read["loss_type"], CLIPPED_LOSSES | OTHER_LOSSES
+    if not isinstance(given, str) or given not in known:
+        read.unknown.append(f"loss_type={_short(given)} is not known: it is shown as dapo, which may be far from it")
+        return "dapo"
+    if read.version < known[given] and read.version >= OLDEST:
+        since = ".".join(map(str, known[given]))
+        read.unknown.append(f"loss_type={given!r} came with TRL {since}: what another makes of it is not known")
+    return given
+
+
 def _group_advantages(read: _Reading) -> dict[str, Any]:
-    if read["multi_objective_aggregation"] == "normalize_then_sum":
+    together = read.choice("multi_objective_aggregation", "sum_then_normalize", "normalize_then_sum")
+    if together == "normalize_then_sum":
         read.features.append(("normalised_components", "each reward function normalised on its own"))
         return {
             "reward": [{"part": "normalised_components", "eps": EPS}],
             "baseline": {"part": "none"},
             "scale": [{"part": "batch_whiten", "eps": EPS}],
         }
-    if read["multi_objective_aggregation"] != "sum_then_normalize":
-        _not_known(read, "multi_objective_aggregation")
-    given = read["scale_rewards"]
-    scale = {True: "group", False: "none", "True": "group", "False": "none"}.get(given, given)
+    given = str(read["scale_rewards"]) if isinstance(read["scale_rewards"], bool | str) else None
+    scale = {"True": "group", "False": "none"}.get(given or "", given)
+    if scale not in ("group", "batch", "none"):
+        scale = read.choice("scale_rewards")
     if scale == "batch":
         read.features.append(("batch_std", "rewards scaled by the deviation of the batch"))
         scales = [{"part": "batch_std_of_rewards", "eps": EPS}]
@@ -222,8 +285,6 @@ def _group_advantages(read: _Reading) -> dict[str, Any]:
         read.features.append(("unscaled", "rewards that are not scaled"))
         scales = []
     else:
-        if scale != "group":
-            _not_known(read, "scale_rewards")
         scales = [{"part": "group_std", "eps": EPS}]
     return {"baseline": {"part": "group_mean"}, "scale": scales}
 
@@ -247,21 +308,19 @@ def _gate(read: _Reading, loss_type: str) -> dict[str, Any]:
             gate["correction"] = "recorded"
         return {"gate": gate}
     gate = {"part": "ppo_clip"}
-    if read["delta"] is not None and read.kind == "grpo":
+    if (delta := read.optional("delta")) is not None and read.kind == "grpo":
         read.features.append(("delta", "a cap on the ratio"))
-        gate["delta"] = read.number("delta")
+        gate["delta"] = delta
     return {"bounds": {"part": "around_one", "epsilon_low": low, "epsilon_high": high}, "gate": gate}
 
 
 def _epsilons(read: _Reading) -> tuple[float, float]:
-    low = read.number("epsilon")
-    return low, low if read["epsilon_high"] is None else read.number("epsilon_high")
+    low, high = read.number("epsilon"), read.optional("epsilon_high")
+    return low, low if high is None else high
 
 
 def _ratio(read: _Reading, loss_type: str) -> dict[str, Any]:
-    level = read["importance_sampling_level"]
-    if level not in ("token", "sequence", "sequence_token"):
-        _not_known(read, "importance_sampling_level")
+    level = _level(read)
     if loss_type == "vespo":
         return {"part": "sequence_product", "clamp": 20.0}
     if level == "sequence_token":
@@ -273,22 +332,29 @@ def _ratio(read: _Reading, loss_type: str) -> dict[str, Any]:
     return {"part": "token"}
 
 
+def _level(read: _Reading) -> str:
+    return read.choice("importance_sampling_level", "token", "sequence", "sequence_token")
+
+
 def _corrects_sampler(read: _Reading) -> bool:
-    return bool(read["use_vllm"] and read["vllm_importance_sampling_correction"])
+    return read.flag("use_vllm") and read.flag("vllm_importance_sampling_correction")
 
 
 def _sampler_weight(read: _Reading) -> list[dict[str, Any]]:
     if not _corrects_sampler(read):
         return []
     read.features.append(("sampler", "a sampler correction"))
-    mode = str(read["vllm_importance_sampling_mode"])
-    cap = read["vllm_importance_sampling_cap"]
+    mode = read["vllm_importance_sampling_mode"]
+    cap = read.optional("vllm_importance_sampling_cap")
     if cap is None:
-        cap = read["vllm_importance_sampling_clip_max"]
-    low = read["vllm_importance_sampling_clip_min"] if read.version >= (1, 6) else None
-    low, high = 0.0 if low is None else float(low), NO_LIMIT if cap is None else float(cap)
-    if mode not in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"):
-        _not_known(read, "vllm_importance_sampling_mode")
+        cap = read.optional("vllm_importance_sampling_clip_max")
+    floor = read.optional("vllm_importance_sampling_clip_min") if read.version >= (1, 6) else None
+    low, high = 0.0 if floor is None else floor, NO_LIMIT if cap is None else cap
+    modes = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+    if not isinstance(mode, str) or mode not in modes:
+        read.unknown.append(
+            f"vllm_importance_sampling_mode={_short(mode)} is not known: its weights are those recorded"
+        )
         return [{"part": "recorded_weight"}]
     level = "sequence_product" if mode.startswith("sequence") else "token"
     if mode.endswith("truncate"):
@@ -298,13 +364,12 @@ def _sampler_weight(read: _Reading) -> list[dict[str, Any]]:
 
 def _masks(read: _Reading) -> list[dict[str, Any]]:
     masks: list[dict[str, Any]] = []
-    if read["mask_truncated_completions"]:
+    if read.flag("mask_truncated_completions"):
         read.features.append(("without_truncated", "truncated responses left out"))
         masks.append({"part": "truncated_responses", "denominator": True})
-    if read["off_policy_mask_threshold"] is not None:
+    if (threshold := read.optional("off_policy_mask_threshold")) is not None:
         read.features.append(("off_policy_mask", "responses the policy moved away from left out"))
-        reference = "rollout_log_probs" if read["use_vllm"] else "old_log_probs"
-        threshold = read.number("off_policy_mask_threshold")
+        reference = "rollout_log_probs" if read.flag("use_vllm") else "old_log_probs"
         masks.append({"part": "off_policy_sequences", "threshold": threshold, "reference": reference})
     if read.number("top_entropy_quantile") < 1:
         read.features.append(("entropy_mask", "tokens of high entropy alone"))
@@ -317,17 +382,17 @@ def _kl(read: _Reading, loss_type: str) -> list[dict[str, Any]]:
     beta = read.number("beta")
     if beta == 0:
         return []
-    times_ratio = bool(read["use_bias_correction_kl"]) and read.kind == "grpo"
+    times_ratio = read.flag("use_bias_correction_kl") and read.kind == "grpo"
     read.features.append(("kl", "a KL penalty times the ratio" if times_ratio else "a KL penalty"))
     kl = {"part": "kl", "beta": beta, "estimator": "k3", "times_ratio": times_ratio}
     if loss_type == "vespo" and times_ratio:
         # The gate's ratio is the product over the response; the penalty's has the configured level.
-        kl["level"] = "sequence_mean" if read["importance_sampling_level"] == "sequence" else "token"
+        kl["level"] = "sequence_mean" if _level(read) == "sequence" else "token"
     return [kl]
 
 
 def _entropy_bonus(read: _Reading, loss_type: str, coefficient: float | None) -> list[dict[str, Any]]:
-    adaptive = bool(read["use_adaptive_entropy"])
+    adaptive = read.flag("use_adaptive_entropy")
     if read.kind != "grpo" or not (read.number("entropy_coef") or adaptive):
         return []
     read.features.append(("entropy_bonus", "an adaptive entropy bonus" if adaptive else "an entropy bonus"))
@@ -352,7 +417,7 @@ def _aggregation(read: _Reading, loss_type: str) -> dict[str, Any]:
         return {"part": "sequence_mean_constant_length", "length": read.number("max_completion_length")}
     if loss_type == "luspo":
         per_token = {"kl", "entropy_mask", "sampler"} & {word for word, _ in read.features}
-        if read.version < (1, 10) and (per_token or read["importance_sampling_level"] != "sequence"):
+        if read.version < (1, 10) and (per_token or _level(read) != "sequence"):
             read.unknown.append(
                 "loss_type='luspo' before TRL 1.10 averages over padding where the loss is per token; "
                 "it is shown as later versions compute it"
@@ -379,15 +444,14 @@ def _rloo(read: _Reading) -> dict[str, Any]:
         read.unknown.append("RLOOTrainer before TRL 0.22 is another trainer, which was not compared")
     low, high = _epsilons(read)
     rewards: list[dict[str, Any]] = []
-    if read["reward_clip_range"]:
+    if bounds := _reward_bounds(read):
         read.features.append(("clipped_reward", "clipped rewards"))
-        smallest, largest = read["reward_clip_range"]
-        rewards.append({"part": "clipped_reward", "low": float(smallest), "high": float(largest)})
+        rewards.append({"part": "clipped_reward", "low": bounds[0], "high": bounds[1]})
     if read.number("beta"):
         rewards.append({"part": "sequence_kl_penalty", "beta": read.number("beta")})
     else:
         read.features.append(("without_kl", "no KL penalty"))
-    whitened = bool(read["normalize_advantages"])
+    whitened = read.flag("normalize_advantages")
     if whitened:
         read.features.append(("whitened", "whitened advantages"))
     return {
@@ -402,9 +466,21 @@ def _rloo(read: _Reading) -> dict[str, Any]:
     }
 
 
+def _reward_bounds(read: _Reading) -> tuple[float, float] | None:
+    given = read["reward_clip_range"]
+    if given is None:
+        return None
+    try:
+        smallest, largest = (_finite(each) for each in given)
+    except (TypeError, ValueError):
+        read.unknown.append(f"reward_clip_range={_short(given)} is not known: it is left out")
+        return None
+    return smallest, largest
+
+
 def _truncation(read: _Reading) -> list[dict[str, Any]]:
     """The mask of a trainer whose loss is of whole responses."""
-    if not read["mask_truncated_completions"]:
+    if not read.flag("mask_truncated_completions"):
         return []
     read.features.append(("without_truncated", "truncated responses left out"))
     read.unknown.append(
@@ -414,25 +490,52 @@ def _truncation(read: _Reading) -> list[dict[str, Any]]:
     return [{"part": "truncated_responses", "denominator": True}]
 
 
-def _not_known(read: _Reading, name: str) -> None:
-    read.unknown.append(f"{name}={read[name]!r} is not known: it is left out")
+def _report_other_trainers(read: _Reading, trainers: list[str], configs: list[str]) -> None:
+    """Say so where the trainer, or where it is not given its configuration, is not one that was read."""
+    named = trainers or [each for each in configs if each.endswith("Config")]
+    other = [each for each in named if each.startswith(OTHER_TRAINERS)]
+    if other or (named and not READ_TRAINERS.union(READ_CONFIGS).intersection(named)):
+        told = (other or named)[0]
+        read.unknown.append(f"{told} is not a trainer whose loss is known: it is shown as TRL's {read.kind}")
 
 
 def _report_unknown_names(read: _Reading) -> None:
-    for name, value in sorted(read.values.items()):
-        off = value is None or value is False or value == "" or (isinstance(value, float) and math.isnan(value))
+    for name in sorted(each for each in read.values if isinstance(each, str)):
+        value = read.values[name]
+        off = value is None or value is False or (isinstance(value, str) and not value)
+        off = off or (isinstance(value, float) and math.isnan(value))
         if off or name in DEFAULTS or name in HARMLESS or not OBJECTIVE_WORDS.search(name):
             continue
-        read.unknown.append(f"{name}={value!r} is a setting that is not known")
+        read.unknown.append(f"{name}={_short(value)} is a setting that is not known")
+
+
+def _finite(value: Any) -> float:
+    """A number as JSON holds it, which has no infinity."""
+    try:
+        number = float(value)
+    except OverflowError:  # an integer past all floats
+        number = math.inf if value > 0 else -math.inf
+    return max(-NO_LIMIT, min(number, NO_LIMIT))
+
+
+def _short(value: Any) -> str:
+    """A value as it is written, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _named(read: _Reading, parts: Parts, trl_version: str) -> AlgorithmSpec:
     """The registered algorithm these parts are, with their hyper-parameters, or one of its own."""
+    unsure: dict[str, Any] = {"exact": False, "inexact": "; ".join(read.unknown)} if read.unknown else {}
     known = set(algorithms.ids())
-    for name in CANDIDATES:
-        if name in known and _shape(algorithms.get(name).parts) == _shape(parts):
-            return algorithms.get(name).model_copy(update={"parts": parts})
-    base = {"rloo": "rloo", "gmpo": "gmpo"}.get(read.kind) or re.sub(r"[^a-z0-9_]", "_", str(read["loss_type"]).lower())
+    loss_type = str(read["loss_type"])
+    # An unknown loss is not called by the name of the one that stands for it.
+    if read.kind in ("rloo", "gmpo") or loss_type in CLIPPED_LOSSES | OTHER_LOSSES:
+        for name in CANDIDATES:
+            if name in known and _shape(algorithms.get(name).parts) == _shape(parts):
+                return algorithms.get(name).model_copy(update={"parts": parts, **unsure})
+    base = {"rloo": "rloo", "gmpo": "gmpo"}.get(read.kind) or re.sub(r"[^a-z0-9_]", "_", loss_type.lower())[:40]
+    base = base or "unknown"
     words = [word for word, _ in read.features]
     said = [phrase for _, phrase in read.features]
     text = f"{base} of TRL" + (f" with {', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "")
@@ -449,7 +552,9 @@ def _named(read: _Reading, parts: Parts, trl_version: str) -> AlgorithmSpec:
         changed=f"Runs {', '.join(said)}." if said else "",
         evidence="C",
         exact=False,
-        inexact="put together from the trainer's settings; the run compares it with the trainer's own loss",
+        inexact="; ".join(
+            [*read.unknown, "put together from the trainer's settings; the run compares it with the trainer's own loss"]
+        ),
         parts=parts,
     )
 
@@ -467,4 +572,4 @@ def _shape(parts: Parts) -> list[tuple[str, str, tuple[tuple[str, Any], ...]]]:
     return shape
 
 
-__all__ = ["TrlAlgorithm", "divided_afterwards", "normalisers_from_trl", "spec_from_trl"]
+__all__ = ["TrlAlgorithm", "divided_afterwards", "normalisers_from_trl", "spec_from_trl", "trainer_kind"]

@@ -206,7 +206,7 @@ class UnipoCallback(TrainerCallback):
         requested = self._requested or Path(trainer.args.output_dir) / "unipo"
         path = self._path if self._path is not None and trainer.state.global_step else requested
         self._starts += 1
-        run = run_info(trainer, algorithm=self._algorithm, algorithms=own())
+        run = run_info(trainer, algorithm=self._algorithm, algorithms=own(), strict=self._strict)
         self._recorder = Recorder(path, run, self._policy, strict=self._strict, on_full=self._on_full)
         self._path = self._recorder.path
         earlier = self._recorder.earlier

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import PurePath
@@ -11,13 +12,20 @@ from typing import Any
 
 import trl
 
-from unipo_hooks.adapters.trl.algorithm import divided_afterwards, normalisers_from_trl, spec_from_trl
+from unipo_hooks.adapters.trl.algorithm import (
+    divided_afterwards,
+    normalisers_from_trl,
+    spec_from_trl,
+    trainer_kind,
+)
 from unipo_hooks.adapters.trl.versions import CLIPPED_LOSSES
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.objective.inputs import Normalisers
 from unipo_hooks.record import RunInfo
 from unipo_hooks.schema import Header, Kind
 from unipo_hooks.schema import Trainer as TrainerRecord
+
+log = logging.getLogger("unipo_hooks")
 
 HPARAMS = (
     "beta",
@@ -41,13 +49,22 @@ HPARAMS = (
 
 
 def run_info(
-    trainer: Any, *, algorithm: AlgorithmSpec | None = None, algorithms: Sequence[AlgorithmSpec] = ()
+    trainer: Any,
+    *,
+    algorithm: AlgorithmSpec | None = None,
+    algorithms: Sequence[AlgorithmSpec] = (),
+    strict: bool = False,
 ) -> RunInfo:
-    """Everything known of a run before its first rollout; `algorithm` is what it runs where settings do not tell."""
-    said = None if algorithm else spec_from_trl(trainer.args, trl.__version__, trainer_class=class_names(trainer))
-    loss_type = getattr(trainer, "loss_type", "grpo")
-    low = getattr(trainer, "epsilon_low", None)
-    high = getattr(trainer, "epsilon_high", None)
+    """Everything known of a run before its first rollout; `algorithm` is what it runs where settings do not tell.
+
+    `strict`: raise where the settings cannot be read, instead of going on without an algorithm.
+    """
+    notes: tuple[str, ...] = ()
+    if algorithm is None:
+        algorithm, notes = _algorithm(trainer, strict=strict)
+    kind = trainer_kind(class_names(trainer))
+    loss_type = str(getattr(trainer, "loss_type", kind) if kind in ("grpo", "gspo_token") else kind)
+    low, high = (_number(getattr(trainer, name, None)) for name in ("epsilon_low", "epsilon_high"))
     bounds = (low, high) if loss_type in CLIPPED_LOSSES and low is not None and high is not None else None
     names = tuple(getattr(trainer, "reward_func_names", ()))
     hparams = {name: getattr(trainer.args, name) for name in HPARAMS if hasattr(trainer.args, name)}
@@ -74,14 +91,38 @@ def run_info(
         reward_names=names,
         reward_weights=tuple(float(weight) for weight in getattr(trainer, "reward_weights", ())),
         ratio_level="sequence" if getattr(trainer, "importance_sampling_level", "token") == "sequence" else "token",
-        algorithm=algorithm or (said.spec if said else None),
-        algorithm_notes=said.unknown if said else (),
+        algorithm=algorithm,
+        algorithm_notes=notes,
+        loss_overridden_by=overrides_loss(type(trainer)),
         algorithms=tuple(algorithms),
         clip_range=(1 - bounds[0], 1 + bounds[1]) if bounds else None,
         first_update=trainer.state.global_step,
         rank=trainer.accelerator.process_index,
         ranks=trainer.accelerator.num_processes,
     )
+
+
+def _algorithm(trainer: Any, *, strict: bool) -> tuple[AlgorithmSpec | None, tuple[str, ...]]:
+    """What the trainer's settings come to, and what is to be said of it; None where they cannot be read at all."""
+    try:
+        said = spec_from_trl(trainer.args, trl.__version__, trainer_class=class_names(trainer))
+    except Exception as error:
+        if strict:
+            raise
+        note = f"the algorithm cannot be read from the trainer's settings ({type(error).__name__}: {error})"
+        log.warning("unipo-hooks: %s; the loss is not recomputed. Training goes on.", note, exc_info=error)
+        return None, (note,)
+    return said.spec, said.unknown
+
+
+def overrides_loss(cls: type) -> str | None:
+    """The class that defines `_compute_loss`, where it is not one of TRL's own."""
+    owner = next((each for each in cls.__mro__ if "_compute_loss" in vars(each)), None)
+    return None if owner is None or owner.__module__.split(".")[0] == "trl" else owner.__name__
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def class_names(trainer: Any) -> str:

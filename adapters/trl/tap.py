@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -19,11 +20,21 @@ import torch
 
 from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.settings import accumulation_after_loss, normalisers
-from unipo_hooks.adapters.trl.translate import Scored, captured_micro_batch, captured_rollout, to_host
+from unipo_hooks.adapters.trl.translate import (
+    Forward,
+    Scored,
+    captured_micro_batch,
+    captured_rollout,
+    old_log_probs,
+    to_host,
+)
+from unipo_hooks.errors import CaptureError
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout
 from unipo_hooks.schema import Kind
 
 LOG_PROB_METHODS = ("_get_per_token_logps_and_entropies", "_get_per_token_logps")
+
+log = logging.getLogger("unipo_hooks")
 
 
 class Sink(Protocol):
@@ -52,8 +63,14 @@ class Tap:
         self._rows = f"unipo_rows_{id(self):x}"
         """Column of (start, rollout, row) in the generation batch. One a tap: a trainer may have two callbacks."""
         self._scored: Scored | None = None
+        self._generating = False
         self._in_loss = False
+        self._model: Any = None
+        """The model `_compute_loss` was given, while it runs."""
+        self._forwards: list[Forward] = []
+        """What the log-prob methods gave while a batch is generated, or a loss computed."""
         self._frame: FrameType | None = None
+        self._told: set[str] = set()
         for name, wrap in (
             ("_generate_and_score_completions", self._wrap_generate),
             ("_calculate_rewards", self._wrap_rewards),
@@ -92,8 +109,13 @@ class Tap:
     def _wrap_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def generate_and_score_completions(*args: Any, **kwargs: Any) -> Any:
-            batch = original(*args, **kwargs)
-            self._ours(lambda: self._generated(batch))
+            self._generating = not (self.closed or self._guard.off)
+            try:
+                batch = original(*args, **kwargs)
+            finally:
+                self._generating = False
+                forwards, self._forwards = self._forwards, []
+            self._ours(lambda: self._generated(batch, forwards))
             return batch
 
         return generate_and_score_completions
@@ -102,6 +124,9 @@ class Tap:
         @functools.wraps(original)
         def log_probs(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
+            if self._in_loss or self._generating:
+                model = args[0] if args else kwargs.get("model")
+                self._forwards.append(Forward(result, of_policy=model is self._model))
             if self._in_loss:
                 self._frame = _caller("_compute_loss")
             return result
@@ -111,17 +136,18 @@ class Tap:
     def _wrap_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            self._in_loss = not (self.closed or self._guard.off)
+            self._in_loss, self._model = not (self.closed or self._guard.off), model
             try:
                 loss = original(model, inputs, *args, **kwargs)
             except BaseException:
                 self._frame = None
                 raise
             finally:
-                self._in_loss = False
+                self._in_loss, self._model = False, None
+                forwards, self._forwards = self._forwards, []
             frame, self._frame = self._frame, None
             try:
-                self._ours(lambda: self._computed(inputs, frame, loss))
+                self._ours(lambda: self._computed(inputs, frame, forwards, loss))
             finally:
                 # Its caller's frame is this one: left standing, the cycle would keep the graph until a collection.
                 frame = None
@@ -129,7 +155,7 @@ class Tap:
 
         return compute_loss
 
-    def _generated(self, batch: dict[str, Any]) -> None:
+    def _generated(self, batch: dict[str, Any], forwards: list[Forward]) -> None:
         trainer, kind = self._trainer, self._kind
         scored, self._scored = self._scored, None
         if scored is None:
@@ -147,32 +173,47 @@ class Tap:
             reward_weights=to_host(trainer.reward_weights),
             rank=trainer.accelerator.process_index,
             ranks=trainer.accelerator.num_processes,
+            old=old_log_probs(batch, forwards),
         )
+        if "old_logps" in batch and "old_log_probs" not in record.channels:
+            self._lost("old_log_probs: no log-probs were computed whose sums are those of the batch (old_logps)")
         # On the CPU, where reading it back costs no synchronisation.
         batch[self._rows] = torch.stack(
             [torch.full((rows,), start), torch.full((rows,), number), torch.arange(rows)], dim=1
         )
         self._sink.rollout(record)
 
-    def _computed(self, inputs: dict[str, Any], frame: FrameType | None, loss: torch.Tensor) -> None:
+    def _computed(
+        self, inputs: dict[str, Any], frame: FrameType | None, forwards: list[Forward], loss: torch.Tensor
+    ) -> None:
         if self._rows not in inputs:
             return  # generated before capture was on
-        if frame is None:
-            raise RuntimeError(f"{type(self._trainer).__name__}._compute_loss computed no log-probs of its own")
+        if not forwards:
+            raise CaptureError(f"{type(self._trainer).__name__}._compute_loss computed no log-probs of its own")
         identity = inputs[self._rows].numpy()
         if self._sink.from_an_earlier_start(int(identity[0, 0])):
             return
+        divided_by = normalisers(self._trainer, self._kind, inputs.get("num_items_in_batch"))
         micro_batch = captured_micro_batch(
             inputs,
-            frame.f_locals,
+            {} if frame is None else frame.f_locals,
             loss,
+            forwards=forwards,
             rollout=int(identity[0, 1]),
             rows_b=identity[:, 2].astype(np.int64),
             router_coef=float(getattr(self._trainer, "router_aux_loss_coef", 0.0) or 0.0),
-            update_tokens=normalisers(self._trainer, self._kind, inputs.get("num_items_in_batch")).tokens,
+            update_tokens=divided_by.tokens,
+            accumulation_steps=divided_by.accumulation_steps,
             divisor=accumulation_after_loss(self._trainer, self._kind),
+            lost=self._lost,
         )
         self._sink.micro_batch(self._kind, micro_batch)
+
+    def _lost(self, what: str) -> None:
+        """Say once that something cannot be read of this trainer; the rest is captured."""
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("unipo-hooks: %s: not captured: %s", type(self._trainer).__name__, what)
 
 
 def _caller(name: str) -> FrameType | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from unipo_hooks.errors import CaptureError
 from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout
 from unipo_hooks.schema import Kind
 
@@ -42,6 +43,21 @@ class Scored:
     prompts: Sequence[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a log-prob method gave: log-probs alone up to TRL 0.19, then entropies and a router's loss as well."""
+
+    result: Any
+    of_policy: bool
+    """Whether the model is the one the loss was asked of."""
+
+    def item(self, number: int) -> torch.Tensor | None:
+        """Log-probs (0), entropies (1) or the router's loss (2); None where it was not computed."""
+        items = self.result if isinstance(self.result, tuple | list) else (self.result,)
+        found = items[number] if number < len(items) else None
+        return found if isinstance(found, torch.Tensor) else None
+
+
 def to_host(tensor: torch.Tensor) -> Array:
     """A copy on the host; bfloat16 and float16 become float32, exactly."""
     host = tensor.detach().to("cpu", copy=True)
@@ -60,8 +76,12 @@ def captured_rollout(
     reward_weights: Array,
     rank: int,
     ranks: int,
+    old: torch.Tensor | None = None,
 ) -> CapturedRollout:
-    """The record of a generation batch before it is shuffled. Row i of this rank is row rank · B + i of the rollout."""
+    """The record of a generation batch before it is shuffled. Row i of this rank is row rank · B + i of the rollout.
+
+    `old`: log-probs (B, T) of the policy that generated, where the batch holds their sums alone.
+    """
     ids_BT = to_host(batch["completion_ids"])
     rows, width = ids_BT.shape
     length_B = np.array(scored.lengths, np.int64)
@@ -76,6 +96,10 @@ def captured_rollout(
             values = to_host(batch[key])
             values = values[:, 0] if values.shape == (rows, 1) != (rows, width) else values
             channels[name] = np.where(attended_BT, values, np.nan) if name in LOG_PROBS else values
+    if old is not None:
+        channels["old_log_probs"] = np.where(attended_BT, to_host(old), np.nan)
+    # Without log-probs of their own TRL takes the current ones; sums over a response are log-probs of their own.
+    on_policy = "old_log_probs" not in channels and "old_logps" not in batch
     return CapturedRollout(
         kind=kind,
         rollout=rollout,
@@ -91,8 +115,27 @@ def captured_rollout(
         reward_B=_reward(components_BK, reward_weights),
         reward_components_BK=components_BK,
         channels=channels,
-        aliases={} if "old_log_probs" in channels else {"old_log_probs": "log_probs"},
+        aliases={"old_log_probs": "log_probs"} if on_policy else {},
     )
+
+
+def old_log_probs(batch: Mapping[str, Any], forwards: Sequence[Forward]) -> torch.Tensor | None:
+    """The log-probs (B, T) a generation batch holds the sums of, as RLOO's does; None where it holds none.
+
+    They are those whose sums are bit for bit the batch's: a reference policy's are not, nor those of a part of it.
+    """
+    sums_B = batch.get("old_logps")
+    if not isinstance(sums_B, torch.Tensor) or "old_per_token_logps" in batch:
+        return None
+    mask_BT = batch["completion_mask"]
+    for forward in forwards:
+        log_probs = forward.item(0)
+        if log_probs is None or log_probs.shape != mask_BT.shape:
+            continue
+        own_B = (log_probs.detach() * mask_BT).sum(1)
+        if own_B.shape == sums_B.shape and bool(((own_B == sums_B) | (own_B.isnan() & sums_B.isnan())).all()):
+            return log_probs
+    return None
 
 
 def captured_micro_batch(
@@ -103,39 +146,89 @@ def captured_micro_batch(
     rollout: int,
     rows_b: Array,
     router_coef: float,
+    forwards: Sequence[Forward] = (),
     update_tokens: float | None = None,
+    accumulation_steps: float = 1,
     divisor: float = 1,
+    lost: Callable[[str], None] = lambda _: None,
 ) -> CapturedMicroBatch:
-    """The record of one `_compute_loss`, from its inputs and its local variables.
+    """The record of one `_compute_loss`, from its inputs, its local variables and its forward passes.
 
-    `divisor` divides the loss after the trainer returned it; the record holds what the optimizer sees.
+    `accumulation_steps` divides the router's loss where no local says by what. `divisor` divides the loss after the
+    trainer returned it; the record holds what the optimizer sees. A local that is something else than its name says in
+    TRL is left out, and `lost` is told.
     """
     attended_bT = to_host(inputs["completion_mask"]).astype(bool)
-    channels = {
-        name: np.where(attended_bT, to_host(local[key]), np.float32(np.nan))
-        for key, name in UPDATE_CHANNELS.items()
-        if isinstance(local.get(key), torch.Tensor)
-    }
-    masks = [to_host(local[key]) for key in POLICY_MASKS if isinstance(local.get(key), torch.Tensor)]
-    if masks:
-        channels["policy_mask"] = np.prod(np.broadcast_arrays(attended_bT, *masks)[1:], axis=0, dtype=np.float32)
-    bonus, auxiliary = local.get("entropy_loss"), local.get("aux_loss")
-    num_items = inputs.get("num_items_in_batch")
+    rows, width = attended_bT.shape
+
+    def of_tokens(key: str, *widths: int) -> torch.Tensor | None:
+        value = local.get(key)
+        fits = isinstance(value, torch.Tensor) and value.shape in [(rows, each) for each in widths]
+        return value if fits else None
+
+    def told(key: str, value: torch.Tensor | None) -> torch.Tensor | None:
+        if value is None and local.get(key) is not None:
+            lost(f"{key} of _compute_loss, which is not one value a token here")
+        return value
+
+    forward = _of_policy(forwards, attended_bT.shape)
+    channels: dict[str, Array] = {}
+    dtype = torch.float32
+    for number, (key, name) in enumerate(UPDATE_CHANNELS.items()):
+        value = of_tokens(key, width)
+        if value is None and forward is not None and name != "token_kl":
+            given = forward.item(number)
+            value = given if given is not None and given.shape == attended_bT.shape else None
+        if (value := told(key, value)) is None:
+            continue
+        channels[name] = np.where(attended_bT, to_host(value), np.float32(np.nan))
+        dtype = value.dtype if name == "log_probs" else dtype
+    if "log_probs" not in channels:
+        raise CaptureError("_compute_loss holds no log-probs of its tokens")
+    masks = [told(key, of_tokens(key, width, 1)) for key in POLICY_MASKS if local.get(key) is not None]
+    readable = [to_host(mask) for mask in masks if mask is not None]
+    if readable and len(readable) == len(masks):
+        channels["policy_mask"] = np.prod(np.broadcast_arrays(attended_bT, *readable)[1:], axis=0, dtype=np.float32)
+    token_loss = told("per_token_loss", of_tokens("per_token_loss", width, 1))
+    bonus, coefficient = _number(local.get("entropy_loss")), _number(local.get("apply_coef"))
+    if local.get("entropy_loss") is not None and (bonus is None or coefficient is None):
+        lost("the entropy bonus, whose coefficient (apply_coef) or mean (entropy_loss) is not there")
+        bonus = coefficient = None
+    auxiliary = local.get("aux_loss")
+    auxiliary = _number(forward.item(2) if auxiliary is None and forward is not None else auxiliary)
+    # RLOO divides neither term itself: what divides both is the same in all of TRL.
+    shared = _number(local.get("normalizer")) or max(accumulation_steps, divisor)
     return CapturedMicroBatch(
         rollout=rollout,
         rows_b=rows_b,
         channels=channels,
-        loss=loss.item() / divisor,
+        loss=None if (returned := _number(loss)) is None else returned / divisor,
         update_tokens=update_tokens,
-        num_items_in_batch=None if num_items is None else float(num_items),
-        entropy_coef=None if bonus is None else float(local["apply_coef"]),
-        entropy_bonus=None if bonus is None else bonus.item(),
-        token_loss_bT=to_host(local["per_token_loss"])
-        if isinstance(local.get("per_token_loss"), torch.Tensor)
-        else None,
-        router_loss=None if auxiliary is None else router_coef * auxiliary.item() / float(local["normalizer"]),
-        dtype=str(local["per_token_logps"].dtype).removeprefix("torch."),
+        num_items_in_batch=_number(inputs.get("num_items_in_batch")),
+        entropy_coef=None if bonus is None else coefficient,
+        entropy_bonus=bonus,
+        token_loss_bT=None if token_loss is None else to_host(token_loss),
+        router_loss=None if auxiliary is None else router_coef * auxiliary / shared,
+        dtype=str(dtype).removeprefix("torch."),
     )
+
+
+def _of_policy(forwards: Sequence[Forward], shape: tuple[int, ...]) -> Forward | None:
+    """The pass the loss is of, where there were several: over all rows, by the policy, with a gradient; the first."""
+
+    def rank(forward: Forward) -> tuple[bool, bool]:
+        log_probs = forward.item(0)
+        return forward.of_policy, log_probs is not None and log_probs.requires_grad
+
+    whole = [each for each in forwards if (own := each.item(0)) is not None and own.shape == shape]
+    return max(whole, key=rank, default=None)
+
+
+def _number(value: Any) -> float | None:
+    """A number, or a tensor of one; None for anything else."""
+    if isinstance(value, torch.Tensor):
+        return float(value.item()) if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _messages(prompts: Sequence[Any]) -> list[str] | None:

@@ -8,6 +8,24 @@ from typing import Any
 
 Version = tuple[int, ...]
 
+OLDEST, NEWEST = (0, 17), (1, 16)
+"""The versions that were read; what others compute is not known."""
+
+READ_TRAINERS = frozenset({"GRPOTrainer", "GMPOTrainer", "RLOOTrainer"})
+"""Trainers that were read. Those derived from them are taken to compute the same."""
+
+READ_CONFIGS = frozenset({"GRPOConfig", "GMPOConfig", "RLOOConfig"})
+"""Their configurations."""
+
+OTHER_TRAINERS = (
+    "DPPO",
+    "GFPO",
+    "GRPOWithReplayBuffer",
+    "MiniLLM",
+    "PAPO",
+)
+"""What trainers of TRL that are derived from GRPOTrainer and were not read begin with."""
+
 CLIPPED_LOSSES: dict[str, Version] = {
     "grpo": (0, 17),
     "bnpo": (0, 17),

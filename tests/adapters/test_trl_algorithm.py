@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import trl
 from trl import GRPOConfig, RLOOConfig
+from trl.experimental.a2po import A2POConfig
 from trl.experimental.gmpo import GMPOConfig
 
 from unipo_hooks import algorithms
@@ -14,6 +18,7 @@ from unipo_hooks.adapters.trl.algorithm import (
     parsed_version,
     spec_from_trl,
 )
+from unipo_hooks.adapters.trl.versions import DEFAULTS
 from unipo_hooks.objective.describe import check, parameters, uses
 
 NOW = trl.__version__
@@ -204,13 +209,76 @@ def test_other_trainers_are_told_by_their_configuration_or_by_name():
         ({"loss_type": "grpo", "advantage_clip": 3.0}, NOW, "advantage_clip=3.0"),
         ({"use_liger_kernel": True}, "1.13.0", "use_liger_kernel"),
         ({}, "0.16.1", "TRL 0.16.1"),
+        ({}, "1.17.0", "TRL 1.17.0"),
+        ({}, "2.0.0.dev0", "TRL 2.0.0.dev0"),
+        ({}, "unknown", "TRL unknown"),
+        ({"loss_type": "vespo"}, "0.29.1", "loss_type='vespo' came with TRL 1.0"),
+        ({"loss_type": None}, NOW, "loss_type=None"),
+        ({"loss_type": ["grpo"]}, NOW, "loss_type=['grpo']"),
+        ({"beta": None}, NOW, "beta=None"),
+        ({"beta": float("nan")}, NOW, "beta=nan"),
+        ({"epsilon": "x"}, NOW, "epsilon='x'"),
+        ({"epsilon_high": True}, NOW, "epsilon_high=True"),
+        ({"delta": [2.0]}, NOW, "delta=[2.0]"),
+        ({"scale_rewards": ["group"]}, NOW, "scale_rewards=['group']"),
+        ({"scale_rewards": None}, NOW, "scale_rewards=None"),
+        ({"use_vllm": "yes"}, NOW, "use_vllm='yes'"),
+        ({"normalize_advantages": True, "reward_clip_range": 3.0}, NOW, "reward_clip_range=3.0"),
     ],
 )
-def test_what_is_not_understood_is_said(settings, version, said):
+def test_what_is_not_understood_is_said_and_nothing_of_it_is_exact(settings, version, said):
     answer = spec_from_trl(settings, version)
     assert len(answer.unknown) == 1
     assert said in answer.unknown[0]
+    assert not answer.spec.exact
+    assert answer.unknown[0] in answer.spec.inexact
     check(answer.spec)
+
+
+def test_a_loss_that_is_not_known_is_not_called_by_the_name_of_another():
+    for loss_type in ("new", "", ["grpo"], 3):
+        spec = spec_from_trl({"loss_type": loss_type}, NOW).spec
+        assert spec.id.startswith("trl.")
+        assert "dapo" not in spec.id
+        assert spec.parts == spec_from_trl({}, NOW).spec.parts
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        "A2POTrainer _BaseTrainer Trainer object",
+        "AsyncGRPOTrainer _BaseTrainer Trainer object",
+        "OnlineDPOTrainer",
+        "PAPOTrainer GRPOTrainer _BaseTrainer Trainer object",
+    ],
+)
+def test_a_trainer_that_was_not_read_is_said(trainer):
+    answer = spec_from_trl({}, NOW, trainer_class=trainer)
+    (line,) = answer.unknown
+    assert line.startswith(trainer.split()[0])
+    assert not answer.spec.exact
+
+
+def test_a_trainer_of_ones_own_is_taken_for_what_it_is_derived_from():
+    answer = spec_from_trl({}, NOW, trainer_class="Mine GRPOTrainer _BaseTrainer Trainer object")
+    assert (answer.spec.id, answer.unknown) == ("dapo.trl", ())
+    assert spec_from_trl(configuration(A2POConfig), NOW).unknown[0].startswith("A2POConfig")
+
+
+WRONG = (None, "x", ["group"], {}, object(), float("nan"), float("inf"), -1, 10**400, np.float32(0.5), np.ones(2), b"x")
+
+
+def test_no_value_of_a_setting_raises_and_what_is_odd_is_never_exact():
+    compared = 0
+    for name in DEFAULTS:
+        for value in WRONG:
+            for settings in ({}, {"loss_type": "dr_grpo", "use_vllm": True}, {"normalize_advantages": True}):
+                answer = spec_from_trl(settings | {name: value}, NOW)
+                assert not (answer.unknown and answer.spec.exact)
+                assert bool(answer.unknown) <= bool(answer.spec.inexact)
+                json.loads(answer.spec.model_dump_json(), parse_constant=lambda each: pytest.fail(each))
+                compared += 1
+    print(f"{compared} odd settings")
 
 
 def test_no_setting_of_the_installed_version_is_unknown():

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl_runs import DATASET, TOKENIZER, trainer_for, weights
 
 from unipo_hooks import CapturePolicy, UnipoCallback, open_bundle
+from unipo_hooks.adapters.trl import settings as settings_module
 from unipo_hooks.adapters.trl import tap
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.verify import verify
@@ -85,6 +86,43 @@ def test_a_defect_in_the_tap_costs_the_capture_not_the_training(saved_model, tmp
         for name, tensor in weights(saved_model, tmp_path, [UnipoCallback(tmp_path / "run")]).items()
     )
     assert len([m for m in caplog.messages if "ZeroDivisionError" in m]) == 1
+
+
+def test_settings_that_cannot_be_read_cost_the_algorithm_not_the_capture(saved_model, tmp_path, monkeypatch, caplog):
+    without = weights(saved_model, tmp_path, [])
+    monkeypatch.setattr(settings_module, "spec_from_trl", lambda *_, **__: 1 / 0)
+    callback = UnipoCallback(tmp_path / "run")
+    captured = weights(saved_model, tmp_path, [callback])
+    assert all(torch.equal(tensor, without[name]) for name, tensor in captured.items())
+    assert len([each for each in caplog.messages if "ZeroDivisionError" in each]) == 1
+    bundle = open_bundle(callback.path)
+    assert len(bundle.updates()) == 4
+    assert bundle.manifest.algorithm is None
+    (note,) = bundle.manifest.algorithm_notes
+    assert "ZeroDivisionError" in note
+    assert [part["loss_gap"] for row in bundle.updates().to_pylist() for part in row["micro_batches"]] == [None] * 4
+    with pytest.raises(CaptureError, match="ZeroDivisionError"):
+        weights(saved_model, tmp_path, [UnipoCallback(tmp_path / "strict", strict=True)])
+
+
+@pytest.mark.parametrize("cls", [RLOOTrainer, GRPOTrainer])
+def test_a_defect_in_reading_old_log_probs_costs_the_capture_not_the_training(
+    saved_model, tmp_path, monkeypatch, caplog, cls
+):
+    config = RLOOConfig if cls is RLOOTrainer else GRPOConfig
+    trained = {}
+    for name, broken in (("without", False), ("with", False), ("broken", True)):
+        if broken:
+            monkeypatch.setattr(tap, "old_log_probs", lambda *_: 1 / 0)
+        callbacks = [] if name == "without" else [UnipoCallback(tmp_path / name)]
+        torch.manual_seed(3)
+        settings = {"num_iterations": 2, "beta": 0.05, "learning_rate": 5e-2}
+        trainer = trainer_for(saved_model, tmp_path, callbacks=callbacks, cls=cls, config=config, **settings)
+        trainer.train()
+        trained[name] = {key: tensor.detach().clone() for key, tensor in trainer.model.state_dict().items()}
+    for name in ("with", "broken"):
+        assert all(torch.equal(tensor, trained["without"][key]) for key, tensor in trained[name].items())
+    assert len([each for each in caplog.messages if "ZeroDivisionError" in each]) == 1
 
 
 def test_a_second_run_in_the_same_folder_goes_beside_it(saved_model, tmp_path):

@@ -42,6 +42,8 @@ class Builder:
             "attempts": [attempt(0)],
             **manifest,
         }
+        if "algorithm" in self.manifest:
+            self.manifest["attempts"][0]["algorithm"] = self.manifest.pop("algorithm")
         self.index: dict[int, list[Row]] = {rank: [] for rank in range(ranks)}
         self.metric_lines: dict[int, list[Row]] = {rank: [] for rank in range(ranks)}
         self.tables: dict[tuple[str, str], list[Row]] = {}

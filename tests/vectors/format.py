@@ -1,4 +1,4 @@
-"""The form of tests/vectors.json: cases of objectives, computed by the code that defines them.
+"""The form of tests/vectors.json: cases of objectives, and what they should give.
 
 A section is what one generator wrote (`from_trl.py`, `from_verl.py`, ...); running a generator again replaces its
 section. Numbers are JSON numbers; NaN and infinities are the strings "NaN", "Infinity" and "-Infinity".
@@ -7,7 +7,7 @@ A case:
     name                what is special about it
     algorithm           id of a registered algorithm, or an algorithm's JSON
     hyper_parameters    changes to it, by name or path
-    given_advantages    true: the batch's `advantages` are taken, none are computed
+    given_advantages    true: the batch's `advantages` are taken as they are, none are computed and none modulated
     against             library, version and function that computed what is expected
     batch               inputs by name; `normalisers` beside it, where there are any
     expected            any of loss, policy_loss, gradient_weight, advantages, token_objective, ratio, aggregation,
@@ -100,7 +100,7 @@ def write_section(name: str, cases: list[dict[str, Any]]) -> None:
 def evaluated(case: dict[str, Any]) -> Evaluation:
     """What the engine makes of a case."""
     spec = get(case["algorithm"])
-    spec = given_advantages(spec) if case["given_advantages"] else spec
+    spec = given_advantages(spec, modulated=True) if case["given_advantages"] else spec
     arrays = {name: decoded(values) for name, values in case["batch"].items()}
     batch = Batch(normalisers=Normalisers(**case["normalisers"]), **arrays)
     return evaluate(spec, batch, **case["hyper_parameters"])

@@ -231,7 +231,7 @@ def checked(
 
 def compare(asked: dict[str, Any], found: Evaluation) -> None:
     spec = get(asked["algorithm"])
-    spec = given_advantages(spec) if asked["given_advantages"] else spec
+    spec = given_advantages(spec, modulated=True) if asked["given_advantages"] else spec
     spec = with_hyper_parameters(spec, asked["hyper_parameters"])
     channels = {name: decoded(values) for name, values in asked["batch"].items()}
     theirs = oracle(spec, Batch(normalisers=Normalisers(**asked["normalisers"]), **channels))

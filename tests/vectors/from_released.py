@@ -18,10 +18,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vectors.format import errors, evaluated, write_section
-from vectors.released import authors, credit, trainers, verl_forks
+from vectors.released import authors, credit, sampling, trainers, verl_forks
 from vectors.released.tools import Case, Released
 
-GENERATORS = (*verl_forks.GENERATORS, *trainers.GENERATORS, *authors.GENERATORS, *credit.GENERATORS)
+GENERATORS = (
+    *verl_forks.GENERATORS,
+    *trainers.GENERATORS,
+    *authors.GENERATORS,
+    *credit.GENERATORS,
+    *sampling.GENERATORS,
+)
 
 
 def main(clones: Path, only: list[str]) -> None:

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
+from omegaconf import OmegaConf
+from verl import DataProto
+from verl.workers.reward_manager.dapo import DAPORewardManager
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -20,7 +25,7 @@ from unipo_hooks import algorithms
 from unipo_hooks.adapters.verl import spec_from_verl
 from unipo_hooks.objective.describe import given_advantages, inputs
 from vectors.format import case, errors, evaluated, write_section
-from vectors.verl_functions import VERSION, advantages, worker_loss
+from vectors.verl_functions import VERSION, advantages, tensor, worker_loss
 
 Arrays = dict[str, np.ndarray]
 Settings = dict[str, Any]
@@ -89,7 +94,7 @@ def computed(
 ) -> dict[str, Any]:
     """A case: advantages by an estimator, or the given ones, then loss and gradient.
 
-    `seen_by_verl` holds what verl is given in place of the same array here: rewards that were shaped before.
+    `seen_by_verl` holds what verl is given in place of the same array here: rewards its own code has shaped before.
     """
     actor = dict(actor or {})
     mode = actor.get("policy_loss", {}).get("loss_mode", "vanilla")
@@ -106,7 +111,7 @@ def computed(
     if "selected" in found:
         arrays = arrays | {"selected": found["selected"]}
     spec = algorithms.get(algorithm)
-    spec = given_advantages(spec) if estimator is None else spec
+    spec = given_advantages(spec, modulated=True) if estimator is None else spec
     wanted = {"log_probs", "mask", *inputs(spec)}
     return case(
         name,
@@ -215,6 +220,32 @@ def variants() -> list[dict[str, Any]]:
     return cases
 
 
+def overlong_rewards(batch: Arrays, *, longest: int, buffer: int) -> np.ndarray:
+    """(B,) rewards as verl's DAPORewardManager shapes them, the answers being scored as the batch's are."""
+    mask = tensor(batch["mask"])
+    rows, width = mask.shape
+    settings = OmegaConf.create({"enable": True, "len": buffer, "penalty_factor": 1.0, "log": False})
+    manager = DAPORewardManager(
+        SimpleNamespace(decode=lambda ids, skip_special_tokens: "answer", eos_token="</s>"),
+        0,
+        compute_score=lambda extra_info, **_: extra_info["reward"],
+        max_resp_len=longest,
+        overlong_buffer_cfg=settings,
+    )
+    tensors = {
+        "prompts": torch.zeros(rows, 1, dtype=torch.long),
+        "responses": torch.zeros(rows, width, dtype=torch.long),
+        "attention_mask": torch.cat([torch.ones(rows, 1), mask], 1).long(),
+    }
+    about = {
+        "data_source": ["none"] * rows,
+        "reward_model": [{"ground_truth": ""}] * rows,
+        "extra_info": [{"reward": float(reward)} for reward in batch["reward"]],
+    }
+    others = {name: np.array(values, dtype=object) for name, values in about.items()}
+    return manager(DataProto.from_dict(tensors=tensors, non_tensors=others)).sum(1).double().numpy()
+
+
 def of_papers() -> list[dict[str, Any]]:
     """Definitions of papers, under the settings that give them."""
     cases = []
@@ -241,12 +272,21 @@ def special_papers() -> list[dict[str, Any]]:
     batch = responses(403, rows=6)
     batch |= {"group": np.array([0, 0, 1, 1, 2, 2]), "reward": np.array([1.0, -1, 0, 0, 2, 1])}
     cases.append(computed("gpg: one group without a signal", "gpg", batch, estimator="gpg", actor=loss("gpg")))
-    batch = responses(404) | {"truncated": np.array([0, 1, 0, 0])}
-    shaped = {"reward": np.where(batch["truncated"] > 0, 0.0, batch["reward"])}
+    batch = responses(404) | {"truncated": np.zeros(4)}
     actor = {"clip_ratio_high": 0.28, "clip_ratio_c": 10.0}
-    common = {"estimator": "reinforce_plus_plus_baseline", "actor": actor, "seen_by_verl": shaped}
+    common = {"estimator": "reinforce_plus_plus_baseline", "actor": actor}
     common |= {"hyper_parameters": {"epsilon_high": 0.28, "dual_clip": 10.0}}
-    cases.append(computed("dler: a response cut off", "dler", batch, **common))
+    cases.append(computed("dler: no response cut off", "dler", batch, **common))
+    batch = responses(405) | {"group": np.zeros(4, int), "reward": np.array([1.0, 0.0, 1.0, -1.0])}
+    batch["mask"][2, 1:] = 0
+    common = {"estimator": "grpo", "actor": FREE | {"clip_ratio_high": 0.28}}
+    common |= {"hyper_parameters": {"max_length": 5, "cache": 4}}
+    shaped = {"reward": overlong_rewards(batch, longest=5, buffer=4)}
+    penalised = computed("dapo: a prompt's responses of all lengths", "dapo", batch, seen_by_verl=shaped, **common)
+    said = penalised["against"].replace(f"verl {VERSION} ", f"verl {VERSION} DAPORewardManager, ")
+    cases.append(penalised | {"against": said})
+    batch = responses(406) | {"reward": np.array([1.0, 0.0, 0.0, 2.0])}
+    cases.append(computed("gpg.verl: rewards of 0", "gpg.verl", batch, estimator="gpg", actor=loss("gpg")))
     return cases
 
 

@@ -112,12 +112,20 @@ def _new(run: RunInfo, policy: CapturePolicy) -> Manifest:
         trainer=run.trainer,
         ranks=run.ranks,
         reward_names=list(run.reward_names),
-        reward_weights=list(run.reward_weights),
         policy=policy.model_dump(),
+        algorithms=[spec.model_dump(exclude_defaults=True) for spec in run.algorithms],
+        attempts=[_attempt(0, run)],
+    )
+
+
+def _attempt(number: int, run: RunInfo) -> Attempt:
+    return Attempt(
+        attempt=number,
+        started=_now(),
+        first_update=run.first_update,
         algorithm=None if run.algorithm is None else run.algorithm.model_dump(exclude_defaults=True),
         algorithm_notes=list(run.algorithm_notes),
-        algorithms=[spec.model_dump(exclude_defaults=True) for spec in run.algorithms],
-        attempts=[Attempt(attempt=0, started=_now(), first_update=run.first_update)],
+        reward_weights=list(run.reward_weights),
     )
 
 
@@ -127,14 +135,11 @@ def _continued(earlier: Manifest, run: RunInfo, policy: CapturePolicy) -> Manife
         attempt.model_copy(update={"status": "interrupted"}) if attempt.status == "running" else attempt
         for attempt in earlier.attempts
     ]
-    this = Attempt(attempt=len(attempts), started=_now(), first_update=run.first_update)
+    this = _attempt(len(attempts), run)
     fresh = _new(run, policy)
     return earlier.model_copy(
         update={
-            **{
-                name: getattr(fresh, name)
-                for name in ("status", "header", "trainer", "policy", "algorithm", "algorithm_notes", "algorithms")
-            },
+            **{name: getattr(fresh, name) for name in ("status", "header", "trainer", "policy", "algorithms")},
             "attempts": [*attempts, this],
             "ranks": max(earlier.ranks, run.ranks),
         }

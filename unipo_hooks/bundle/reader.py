@@ -243,15 +243,23 @@ class Bundle:
         """The stored responses of an update as batches for `evaluate`, one for each forward pass of each rank.
 
         What another algorithm would have made of them: `evaluate("gspo", bundle.micro_batches(3)[0].batch)`. Under the
-        run's own, with `manifest.algorithm` and the trainer's advantages, the loss is the trainer's where the
-        micro-batch is `whole`. Raises BundleError for an update the bundle does not have.
+        run's own (`manifest.attempt(...)` has it) and the trainer's advantages, the loss is the trainer's where the
+        micro-batch is `whole`. With `superseded` those of every attempt that did the update, one attempt after another;
+        each has its number as `attempt`. Raises BundleError for an update the bundle does not have.
         """
         rows = [row for row in self.updates(kind=kind, superseded=superseded).to_pylist() if row["update"] == update]
         if not rows:
             raise BundleError(f"{self.path} has no update {update}")
         tokens = self.tokens(update, kind=kind, superseded=superseded)
         responses = self.responses(update=update, kind=kind, superseded=superseded)
-        return micro_batches(rows[0], tokens, responses, self.manifest.reward_weights)
+        weights = {attempt.attempt: attempt.reward_weights for attempt in self.manifest.attempts}
+        channels = set(self.manifest.channels)
+        channels.update(*(item.line.aliases for item in self._entries.rollouts(kind, superseded)))
+        return [
+            micro_batch
+            for row in rows
+            for micro_batch in micro_batches(row, tokens, responses, weights.get(row["attempt"], ()), channels)
+        ]
 
     def _progress(self) -> str:
         """How many of the updates the run has done were captured."""

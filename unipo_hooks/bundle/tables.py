@@ -52,6 +52,7 @@ _MICRO_BATCH = _fields(
     ("tokens", LONG),
     ("loss num_items_in_batch entropy_coef entropy_bonus router_loss", DOUBLE),
     ("dtype", STR),
+    ("width counted_rows groups", INT),
     ("update_tokens update_rows loss_gap loss_tolerance token_gap", DOUBLE),
 )
 ATTEMPTS = _fields(("attempt", INT), ("started ended status", STR), ("first_update", INT))

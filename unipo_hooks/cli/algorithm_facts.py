@@ -32,17 +32,17 @@ FAMILIES = (
 """Families in reading order; those of registered algorithms follow."""
 
 EVIDENCE = {
-    "X": "known from running its code",
+    "X": "known from running code of it",
     "C": "known from reading its code",
-    "P": "known from the paper alone",
+    "P": "known from the paper",
     "2": "known second hand",
     "U": "unverified",
 }
 """How a definition is known, in words."""
 
 
-def selected(family: str | None, needed: str | None) -> list[AlgorithmSpec]:
-    """Algorithms of a family, that need an input, family by family from old to new.
+def selected(family: str | None, needed: str | None, exact: bool = False) -> list[AlgorithmSpec]:
+    """Algorithms of a family, that need an input, or only exact ones; family by family from old to new.
 
     Raises AlgorithmError where there is no such family or input.
     """
@@ -58,6 +58,7 @@ def selected(family: str | None, needed: str | None) -> list[AlgorithmSpec]:
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(INPUTS)}"
         raise AlgorithmError(f"no input {needed!r}; {hint}")
     chosen = [spec for spec in every if family_of(spec) in families and (needed is None or needed in needs_of(spec))]
+    chosen = [spec for spec in chosen if is_exact(spec) or not exact]
     return sorted(chosen, key=lambda spec: (family_order(family_of(spec)), spec.year or 9999, spec.id))
 
 
@@ -70,6 +71,8 @@ def facts(spec: AlgorithmSpec) -> dict[str, Any]:
         "exact": is_exact(spec),
         "inexact": inexact(spec),
         "confirmations": [asdict(each) for each in algorithms.confirmations(spec.id)],
+        "compared": compared(spec),
+        "not_compared": list(algorithms.not_compared(spec)),
     }
 
 
@@ -121,15 +124,25 @@ def _finite(value: Any) -> Any:
 
 
 def is_exact(spec: AlgorithmSpec) -> bool:
-    """Whether its numbers were compared with the code that defines it: what it says of itself is not enough."""
-    return spec.exact and bool(algorithms.confirmations(spec.id))
+    """Whether all of it was compared with running code: what it says of itself is not enough."""
+    return spec.exact and bool(algorithms.confirmations(spec.id)) and not algorithms.not_compared(spec)
+
+
+def compared(spec: AlgorithmSpec) -> list[str]:
+    """Parts of an algorithm a comparison would fail without, named as by `algorithms.part_names`."""
+    if spec.display:
+        return []
+    missing = algorithms.not_compared(spec)
+    return [name for name in algorithms.part_names(spec) if name not in missing]
 
 
 def inexact(spec: AlgorithmSpec) -> str:
     """Why an algorithm is not exact; empty for one that is."""
     if is_exact(spec):
         return ""
-    return spec.inexact or "its numbers were compared with no code that defines it"
+    if spec.inexact or not algorithms.confirmations(spec.id):
+        return spec.inexact or "its numbers were compared with no running code"
+    return f"not compared with running code: {', '.join(algorithms.not_compared(spec))}"
 
 
 def family_of(spec: AlgorithmSpec) -> str:
@@ -219,13 +232,13 @@ def input_facts(name: str) -> dict[str, str]:
 
 
 def evidence(spec: AlgorithmSpec) -> str:
-    """Against what an algorithm was confirmed; or that it is not exact, and how its definition is known."""
+    """What an algorithm was compared with; or that it is not exact, and how its definition is known."""
     # of a repository its name will do here; `show` has the owner and the commit
     libraries = ", ".join(dict.fromkeys(each.split("@")[0].split("/")[-1] for each in libraries_of(spec)))
     if is_exact(spec):
-        return f"confirmed: {libraries}"
+        return f"compared with {libraries}"
     if libraries:
-        return f"not exact, in part compared: {libraries}"
+        return f"not exact, in part compared with {libraries}"
     how = EVIDENCE.get(spec.evidence[:1])
     return f"not exact, {how}" if how else "not exact"
 

@@ -12,6 +12,7 @@ from unipo_hooks.cli.algorithm_facts import (
     EVIDENCE,
     beyond_core,
     children_of,
+    compared,
     evidence,
     family_of,
     function_of,
@@ -30,6 +31,7 @@ from unipo_hooks.cli.algorithm_facts import (
     written_slot,
 )
 from unipo_hooks.cli.terminal import console, printable
+from unipo_hooks.cli.words import WORDS
 from unipo_hooks.objective.describe import describe, merged, parameters
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from unipo_hooks.algorithms import Confirmation
     from unipo_hooks.objective.describe import Part
 
 _WIDE = 120
@@ -96,12 +97,12 @@ def _evidence(spec: AlgorithmSpec) -> Text:
 def summary(specs: list[AlgorithmSpec]) -> list[str]:
     """What to know below the list: how many, and what to ask next."""
     if not specs:
-        return ["no algorithm needs it"]
+        return ["no algorithm is like that"]
     exact = sum(map(is_exact, specs))
     number = "1 algorithm" if len(specs) == 1 else f"{len(specs)} algorithms"
     return [
-        f"{number}, {exact} confirmed against the code that defines them",
-        "Next: unipo-hooks algorithms show ID, or unipo-hooks algorithms diff A B",
+        f"{number}, {exact} compared with running code: a trainer's, the authors' or another library's",
+        "Next: unipo-hooks algorithms show ID, or diff A B; unipo-hooks algorithms words says what the words mean",
     ]
 
 
@@ -109,8 +110,8 @@ def pages(spec: AlgorithmSpec) -> Iterator[tuple[str, Table]]:
     """An algorithm explained, as sections of a heading and a table; the first has no heading."""
     yield "", _head(spec)
     yield "Where it comes from", _origin(spec)
-    if compared := algorithms.confirmations(spec.id):
-        yield "Compared with", _confirmations(compared)
+    if algorithms.confirmations(spec.id):
+        yield "Compared with", _confirmations(spec)
     if spec.display:
         yield from _cards(spec.display)
         return
@@ -197,12 +198,14 @@ def _step(old: list[PartUse], new: list[PartUse], slot: str) -> str:
     )
 
 
-def _confirmations(compared: tuple[Confirmation, ...]) -> Table:
+def _confirmations(spec: AlgorithmSpec) -> Table:
     table = _labelled()
-    for each in compared:
+    for each in algorithms.confirmations(spec.id):
         cases = "1 case" if each.cases == 1 else f"{each.cases} cases"
         said = f"{' and '.join(each.covers)} in {cases}, largest error {f'{each.error:.1e}' if each.error else 0}"
         table.add_row(_text(library_of(each)), _text(f"{function_of(each)}: {said}"))
+    missing = ", ".join(algorithms.not_compared(spec)) or "nothing"
+    table.add_row("parts", _text(f"compared: {', '.join(compared(spec)) or 'nothing'}; not compared: {missing}"))
     return table
 
 
@@ -230,22 +233,23 @@ def _section(used: list[tuple[str, PartUse]]) -> Table:
 
 
 def _settings(part: Part, values: dict[str, Any]) -> Table:
-    """Hyper-parameters with their values, symbols and meanings."""
+    """Hyper-parameters with their values, symbols and meanings; those at their defaults are last, and dim."""
     table = _grid()
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
-    for name, value in values.items():
-        known = part.parameters[name]
+    for name in sorted(values, key=lambda each: values[each] == part.parameters[each].default):
+        known, value = part.parameters[name], values[name]
+        style = "dim" if value == known.default else ""
         symbol = "" if r"\mathrm{" + name in known.symbol.replace(r"\_", "_") else known.symbol
-        meaning = _text(symbol, "cyan").append("  " if symbol else "").append(known.meaning)
-        table.add_row(_text(f"{name} = {value_text(value)}"), meaning)
+        meaning = _text(symbol, "cyan").append("  " if symbol else "").append(known.meaning, style or None)
+        table.add_row(_text(f"{name} = {value_text(value)}", style), meaning)
     return table
 
 
 def _mixture(spec: AlgorithmSpec) -> Table:
     table = _labelled()
     for component in spec.mixture:
-        table.add_row(f"source {component.source}", _text(_component(component)))
+        table.add_row(f"source {component.source}", _text(_component(spec, component)))
         own = merged(spec.parts, component.parts)
         for slot in component.parts:
             titles = " then ".join(describe(slot, use.part).title for use in used_parts(own, slot)) or "none"
@@ -261,16 +265,17 @@ def _mixed(spec: AlgorithmSpec) -> Text:
     for each in spec.mixture:
         own = merged(spec.parts, each.parts)
         slots = ", ".join(f"{slot} {names_of(used_parts(own, slot)) or 'none'}" for slot in each.parts)
-        lines.append(f"source {each.source}: {_component(each)}" + (f"; {slots}" if slots else ""))
+        lines.append(f"source {each.source}: {_component(spec, each)}" + (f"; {slots}" if slots else ""))
     return _text("\n".join(lines)) if lines else _text("none", "dim")
 
 
-def _component(component: Component) -> str:
+def _component(spec: AlgorithmSpec, component: Component) -> str:
     rows = {"own": "its own rows", "all": "all rows"}
-    return (
-        f"times {component.coefficient:g}, averaged over {rows[component.denominator]}, rewards compared with those of "
-        f"{rows[component.statistics]}"
-    )
+    said = f"times {component.coefficient:g}, averaged over {rows[component.denominator]}"
+    baseline = describe("baseline", merged(spec.parts, component.parts).baseline.part)
+    if "reward" not in baseline.needs:  # what is imitated, say, has no reward to compare
+        return said
+    return f"{said}, rewards compared with those of {rows[component.statistics]}"
 
 
 def _inputs(spec: AlgorithmSpec) -> Table:
@@ -317,10 +322,36 @@ def diff_table(a: AlgorithmSpec, b: AlgorithmSpec) -> Table:
             table.add_row("")
             table.add_row("", _text(heading, "bold underline"))
         if each.slot in SLOTS:
-            sides = (_side(a.parts, b.parts, each.slot), _side(b.parts, a.parts, each.slot))
-        else:
-            sides = (_mixed(a), _mixed(b))
-        table.add_row(each.slot, *sides)
+            table.add_row(each.slot, _side(a.parts, b.parts, each.slot), _side(b.parts, a.parts, each.slot))
+            continue
+        for row in list(_mixture_rows(a, b)) or [(each.slot, _mixed(a), _mixed(b))]:
+            table.add_row(*row)
+    return table
+
+
+def _mixture_rows(a: AlgorithmSpec, b: AlgorithmSpec) -> Iterator[tuple[str, Text, Text]]:
+    """What differs between two mixtures of the same sources, component by component; nothing where they do not fit."""
+    if [each.source for each in a.mixture] != [each.source for each in b.mixture]:
+        return
+    for one, other in zip(a.mixture, b.mixture, strict=True):
+        own = merged(a.parts, one.parts), merged(b.parts, other.parts)
+        # a slot that neither sets for itself is that of the algorithm, where it is shown already
+        slots = [slot for slot in SLOTS if slot in one.parts or slot in other.parts]
+        changed = [slot for slot in slots if written_slot(own[0], slot) != written_slot(own[1], slot)]
+        said = _component(a, one), _component(b, other)
+        differ = said[0] != said[1]
+        if differ or changed:
+            left, right = (_text(each if differ else "") for each in said)
+            yield f"source {one.source}", left, right
+        for slot in changed:
+            yield f"  {slot}", _side(own[0], own[1], slot), _side(own[1], own[0], slot)
+
+
+def words_table() -> Table:
+    """The words algorithms are explained in."""
+    table = _labelled()
+    for word, meaning in WORDS.items():
+        table.add_row(_text(word), _text(meaning))
     return table
 
 

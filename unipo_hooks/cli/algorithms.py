@@ -1,4 +1,4 @@
-"""The command line of algorithms: `unipo-hooks algorithms`, `algorithms show ID` and `algorithms diff A B`.
+"""The command line of algorithms: `unipo-hooks algorithms` and its `show ID`, `diff A B` and `words`.
 
 What they know is in `unipo_hooks.cli.algorithm_facts`, what they show in `algorithm_tables`; both are imported when a
 command runs, so that `--help` answers at once.
@@ -50,16 +50,17 @@ def algorithms(
     needs: Annotated[
         str | None, typer.Option(metavar="INPUT", help="Only what needs this input, such as ref_log_probs.")
     ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Only what is exact.")] = False,
     add: Added = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the algorithms; explain one (show), or say how two of them differ (diff).
+    """List the algorithms; explain one (show), say how two of them differ (diff), or what the words mean (words).
 
     An algorithm has a part in each slot: what a reward is compared with, how far the policy may move, and so on.
 
     The list says what each fills in another way than the one it came from, and what it needs beside the usual inputs.
 
-    "Confirmed" names the code its numbers were compared with; "not exact" is what no code was run against.
+    "Compared with" names the running code that gave the same numbers; of what is "not exact", show says why.
 
     Your own are JSON files: name one in place of an id, pass --add, or name folders in UNIPO_ALGORITHMS.
     """
@@ -69,11 +70,13 @@ def algorithms(
 
     _register(add)
     if context.invoked_subcommand is not None:
-        if family or needs:
-            raise AlgorithmError(f"--family and --needs choose from the list; {context.invoked_subcommand} has none")
+        if family or needs or exact:
+            raise AlgorithmError(
+                f"--family, --needs and --exact choose from the list; {context.invoked_subcommand} has none"
+            )
         context.obj = as_json
         return
-    chosen = selected(family, needs)
+    chosen = selected(family, needs, exact)
     if as_json:
         say_json({spec.id: facts(spec) for spec in chosen})
         return
@@ -141,6 +144,19 @@ def differences(
         show(diff_table(first, second))
         say("")
         show(shared(compared))
+
+
+@app.command("words", epilog="Example: unipo-hooks algorithms words")
+@one_clear_line
+def words(context: typer.Context, as_json: AsJson = False) -> None:
+    """Say what the words mean that algorithms are explained in: ratio, advantage, clip and so on."""
+    from unipo_hooks.cli.algorithm_tables import words_table
+    from unipo_hooks.cli.words import WORDS
+
+    if as_json or context.obj:
+        say_json(WORDS)
+    else:
+        show(words_table())
 
 
 def _register(paths: list[Path] | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unipo_hooks.algorithms import confirmations
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.check_files import damaged_segments
 from unipo_hooks.bundle.files import validate_command
@@ -106,13 +107,18 @@ def facts_table(facts: dict[str, Any]) -> Table:
 def reconciled(updates: Any) -> dict[str, Any]:
     """How well the losses of captured updates (`Bundle.updates`) could be recomputed from their tokens."""
     passes = [each for row in updates.column("micro_batches").to_pylist() for each in row]
-    compared = [each for each in passes if each["loss_gap"] is not None]
+    # A gap that is not a number is null in JSON; its tolerance tells it from one that was never measured.
+    compared = [each for each in passes if each["loss_tolerance"] is not None]
+    gaps = [None if each["loss_gap"] is None else abs(each["loss_gap"]) for each in compared]
     token_gaps = [each["token_gap"] for each in compared if each["token_gap"] is not None]
     return {
         "micro_batches": len(passes),
         "compared": len(compared),
-        "above_tolerance": sum(not abs(each["loss_gap"]) <= each["loss_tolerance"] for each in compared),
-        "largest_gap": max((abs(each["loss_gap"]) for each in compared), default=None),
+        "above_tolerance": sum(
+            gap is None or gap > each["loss_tolerance"] for gap, each in zip(gaps, compared, strict=True)
+        ),
+        "not_a_number": sum(gap is None for gap in gaps),
+        "largest_gap": max((gap for gap in gaps if gap is not None), default=None),
         "tolerance": min((each["loss_tolerance"] for each in compared), default=None),
         "largest_token_gap": max(token_gaps, default=None),
     }
@@ -220,8 +226,14 @@ def _attempts(attempts: list[dict[str, Any]]) -> str:
 def _algorithm(manifest: Manifest) -> dict[str, Any] | None:
     if manifest.algorithm is None:
         return None
-    known = {name: manifest.algorithm.get(name) for name in ("id", "name", "exact")}
-    return {**known, "notes": manifest.algorithm_notes, "registered": [each.get("id") for each in manifest.algorithms]}
+    spec = manifest.algorithm
+    return {
+        "id": spec.get("id"),
+        "name": spec.get("name"),
+        "exact": bool(spec.get("exact")) and bool(confirmations(str(spec.get("id")))),
+        "notes": [note for attempt in manifest.attempts for note in attempt.algorithm_notes],
+        "registered": [each.get("id") for each in manifest.algorithms],
+    }
 
 
 def _loss(facts: dict[str, Any]) -> str:
@@ -229,6 +241,8 @@ def _loss(facts: dict[str, Any]) -> str:
     if not found["compared"]:
         return "not recomputed" if found["micro_batches"] else ""
     passes = f"{found['compared']:,} forward pass{'' if found['compared'] == 1 else 'es'}"
+    if found["not_a_number"]:
+        return f"not a number in {found['not_a_number']:,} of {passes}"
     if found["above_tolerance"]:
         return (
             f"NOT the trainer's in {found['above_tolerance']:,} of {passes}: "

@@ -3,7 +3,8 @@
 One entry an update, under the update's number: metrics for every update, prompts for the captured ones. An entry's
 prompts hold the responses this update trained on, grouped by prompt, as far as their tokens were kept. What was never
 computed is null, and so are NaN and infinities, which JSON does not have. Floats are written with as many digits as
-float32 carries. `token_objective` is computed by the run's own algorithm, where the bundle names one.
+float32 carries. `token_objective` is the stored one where the bundle has it, and else computed by the algorithm
+of the attempt the update belongs to, where that is known.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic_core import to_json
 
+from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.algorithms import get
 from unipo_hooks.bundle import layout
-from unipo_hooks.bundle.batches import micro_batches
+from unipo_hooks.bundle.batches import MicroBatch, micro_batches
 from unipo_hooks.bundle.reader import Bundle, open_bundle
 from unipo_hooks.errors import UnipoError
 from unipo_hooks.export import Progress, refuse_own_files, written_whole
@@ -41,7 +43,7 @@ ROWS_TOGETHER = 1 << 14
 
 REQUIRED_METRICS = ("policy_objective", "reward")
 
-_CHANNELS = [name for name in Tokens.model_fields if name not in ("ids", "strings", "token_objective")]
+_CHANNELS = [name for name in Tokens.model_fields if name not in ("ids", "strings")]
 _NOT_METRICS = {
     *("kind", "attempt", "update", "step", "time", "rollouts", "is_first_step_after_rollout_phase", "captured"),
     *("ranks", "superseded"),
@@ -54,7 +56,9 @@ _NOT_WRITTEN = {"attempt", "kind", "step", "messages", "counted", "update_counte
 
 def canonical_run(bundle: Bundle) -> CanonicalRun:
     """The whole run in memory. For a long run `export_canonical` writes the same, one entry at a time."""
-    entries = [Entry.model_validate(entry) for entry in _entries(bundle, _metrics_by_update(bundle))]
+    entries = [
+        Entry.model_validate(entry) for entry in _entries(bundle, _metrics_by_update(bundle), _Objectives(bundle))
+    ]
     return CanonicalRun(header=_header(bundle, len(entries)), entries=entries)
 
 
@@ -70,16 +74,17 @@ def export_canonical(bundle_path: str | Path, out: str | Path, progress: Progres
     total = len(rows)
     header = _header(bundle, total)
     unknown = dict.fromkeys(REQUIRED_METRICS, 0)
+    objectives = _Objectives(bundle)
     with written_whole(Path(out)) as file:
         file.write(b'{"header": ' + header.model_dump_json().encode() + b', "entries": [')
-        for number, entry in enumerate(_entries(bundle, rows)):
+        for number, entry in enumerate(_entries(bundle, rows, objectives)):
             file.write((",\n" if number else "\n").encode() + to_json(entry))
             for name in REQUIRED_METRICS:
                 unknown[name] += entry["metrics"][name] is None
             if progress:
                 progress(number + 1, total)
         file.write(b"\n]}\n")
-    return [*_objections(header, total), *_gaps(bundle, unknown, total)]
+    return [*_objections(header, total), *_gaps(bundle, unknown, total), *objectives.notes()]
 
 
 def _header(bundle: Bundle, entries: int) -> Header:
@@ -100,14 +105,14 @@ def _metrics_by_update(bundle: Bundle) -> dict[int, dict[str, Any]]:
     return dict(sorted(rows.items()))
 
 
-def _entries(bundle: Bundle, rows: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _entries(bundle: Bundle, rows: dict[int, dict[str, Any]], objectives: _Objectives) -> Iterator[dict[str, Any]]:
     """Entries as they are written: the shape of `schema.Entry`, which is not put to the test for each number."""
     names = dict.fromkeys(name for row in rows.values() for name in row if name not in _NOT_METRICS)
     prompts: dict[int, list[dict[str, Any]]] = {}
     together = _together(bundle)
     for update, row in rows.items():
         if update in together:
-            prompts = _prompts(bundle, together[update])
+            prompts = _prompts(bundle, together[update], objectives)
         metrics = {name: _finite(row.get(name)) for name in (*REQUIRED_METRICS, *names)}
         fields: dict[str, Any] = {
             "step": update,
@@ -128,11 +133,11 @@ def _together(bundle: Bundle) -> dict[int, list[int]]:
     return {int(part[0]): part.tolist() for part in parts if len(part)}
 
 
-def _prompts(bundle: Bundle, updates: list[int]) -> dict[int, list[dict[str, Any]]]:
+def _prompts(bundle: Bundle, updates: list[int], objectives: _Objectives) -> dict[int, list[dict[str, Any]]]:
     """The prompts of updates, by rollout and group; the responses of each by rank, row and micro-batch."""
     table, rows = bundle.tokens(update=updates), bundle.responses(update=updates)
     tokens = _tokens_by_response(table)
-    for key, objective in _objectives(bundle, updates, table, rows).items():
+    for key, objective in objectives.of(updates, table, rows).items():
         if key in tokens:
             tokens[key]["token_objective"] = objective
     groups: dict[tuple[int, int, int], list[tuple[_Key, dict[str, Any]]]] = defaultdict(list)
@@ -212,31 +217,83 @@ def _tokens_by_response(table: pa.Table) -> dict[_Key, dict[str, Any]]:
     }
 
 
-def _objectives(
-    bundle: Bundle, updates: list[int], tokens: pa.Table, responses: pa.Table
-) -> dict[_Key, list[float | None]]:
-    """Response → what each of its tokens adds to the run's objective; null where the token does not count.
+class _Objectives:
+    """What each token adds to the run's objective, where no part of the user's own has stored it."""
 
-    Empty where the run's algorithm is not known, or needs what was not captured.
-    """
-    if bundle.manifest.algorithm is None:
-        return {}
-    try:
-        spec = get(bundle.manifest.algorithm)
-        found = {}
-        lines = bundle.updates()
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._specs: dict[int, AlgorithmSpec | str] = {}
+        """Attempt → its algorithm, or why it is not known."""
+        self._passes = 0
+        self._left_out: Counter[str] = Counter()
+
+    def of(self, updates: list[int], tokens: pa.Table, responses: pa.Table) -> dict[_Key, list[float | None]]:
+        """Response → what each of its tokens adds; null where the token does not count.
+
+        Without those of updates that have it stored, and of forward passes it cannot be computed for: `notes` says so.
+        """
+        found: dict[_Key, list[float | None]] = {}
+        lines = self._bundle.updates()
         for update in lines.filter(pc.is_in(lines["update"], pa.array(updates))).to_pylist():
-            of_update = pc.equal(tokens["update"], update["update"])
+            own = tokens.filter(pc.equal(tokens["update"], update["update"]))
             rows = responses.filter(pc.equal(responses["update"], update["update"]))
-            for part in micro_batches(update, tokens.filter(of_update), rows):
-                evaluation = evaluate(as_recorded(spec, part.batch.arrays), part.batch)
-                shown = np.where(evaluation.aggregation > 0, evaluation.token_objective, np.nan)
-                for row, length, values in zip(part.row_B, part.length_B, shown, strict=True):
-                    key = (part.update, part.rollout, part.rank, int(row), part.micro_batch)
-                    found[key] = [_rounded(value) for value in values[:length].tolist()]
-    except UnipoError:
-        return {}
-    return found
+            stored = _stored(own)
+            for part in micro_batches(update, own, rows):
+                # Nothing is computed of a pass in which no token counts, so nothing is missing either.
+                if not part.batch["mask"].any():
+                    continue
+                self._passes += 1
+                if (part.rank, part.micro_batch) not in stored:
+                    found |= self._computed(part)
+        return found
+
+    def notes(self) -> Iterator[str]:
+        """What was left out and why, a line a reason."""
+        for reason, passes in self._left_out.items():
+            yield f"token_objective is left out of {passes} of {self._passes} forward passes: {reason}"
+
+    def _computed(self, part: MicroBatch) -> dict[_Key, list[float | None]]:
+        if part.attempt not in self._specs:
+            self._specs[part.attempt] = self._algorithm(part.attempt)
+        spec = self._specs[part.attempt]
+        if isinstance(spec, str):
+            self._left_out[spec] += 1
+            return {}
+        try:
+            evaluation = evaluate(as_recorded(spec, part.batch.arrays), part.batch)
+        except UnipoError as error:
+            self._left_out[str(error)] += 1
+            return {}
+        except Exception as error:  # a part may be the user's own code
+            self._left_out[f"{spec.id} fails with {type(error).__name__}: {error}"] += 1
+            return {}
+        shown = np.where(evaluation.aggregation > 0, evaluation.token_objective, np.nan)
+        return {
+            (part.update, part.rollout, part.rank, int(row), part.micro_batch): [
+                _rounded(value) for value in values[:length].tolist()
+            ]
+            for row, length, values in zip(part.row_B, part.length_B, shown, strict=True)
+            if np.isfinite(values).any()
+        }
+
+    def _algorithm(self, attempt: int) -> AlgorithmSpec | str:
+        """The algorithm an attempt ran, or why it is not known."""
+        of = next((each for each in self._bundle.manifest.attempts if each.attempt == attempt), None)
+        if of is None or of.algorithm is None:
+            notes = [] if of is None else of.algorithm_notes
+            return "; ".join(["the bundle does not say which algorithm ran", *notes])
+        try:
+            return get(of.algorithm)
+        except UnipoError as error:
+            return f"the algorithm that ran is not known to this version of unipo-hooks: {error}"
+
+
+def _stored(tokens: pa.Table) -> set[tuple[int, int]]:
+    """Rank and number of the forward passes whose objective the bundle has."""
+    if "token_objective" not in tokens.column_names:
+        return set()
+    there = tokens.filter(pc.is_finite(tokens["token_objective"]))
+    return set(zip(there["rank"].to_pylist(), there["micro_batch"].to_pylist(), strict=True))
 
 
 def _rounded(value: float) -> float | None:

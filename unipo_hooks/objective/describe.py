@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unipo_hooks.algorithm_spec import SLOTS, AlgorithmSpec, Parts, PartUse
 from unipo_hooks.errors import AlgorithmError
-from unipo_hooks.objective.parts import FUNCTIONS
+from unipo_hooks.objective.checks import check_channel, check_value, explained
 
 Scope = Literal["token", "response", "group", "batch", "history"]
 
@@ -28,6 +30,18 @@ class Parameter(BaseModel):
     """LaTeX."""
     choices: list[str] | None = None
     """What a text may be."""
+    nullable: bool = False
+    """Whether it may be null."""
+    minimum: float | None = None
+    """Lowest number."""
+    maximum: float | None = None
+    """Highest number."""
+    above: float | None = None
+    """The number has to be above this."""
+    below: float | None = None
+    """The number has to be below this."""
+    integer: bool = False
+    """Whether it is a whole number."""
 
 
 class Part(BaseModel):
@@ -79,14 +93,15 @@ def describe(slot: str, name: str, path: str = "") -> Part:
     known = parts(slot)
     if name not in known:
         near = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f" (there are {', '.join(known)})"
-        raise AlgorithmError(f"{path or slot}: no part {name!r} for the slot {slot}{hint}")
+        hint = f"; did you mean {near[0]}? A" if near else f" (there are {', '.join(known)}); a"
+        own = "part of your own must be registered in Python first (algorithms.register_part)"
+        raise AlgorithmError(f"{path or slot}: no part {name!r} for the slot {slot}{hint} {own}")
     return known[name]
 
 
-def is_code(slot: str, name: str) -> bool:
-    """Whether there is a function for the part here."""
-    return name in FUNCTIONS.get(slot, {})
+def is_own(slot: str, name: str) -> bool:
+    """Whether a user registered the part."""
+    return name in _OWN.get(slot, {})
 
 
 def parameters(slot: str, use: PartUse) -> dict[str, Any]:
@@ -145,9 +160,13 @@ def merged(base: Parts, changes: dict[str, Any]) -> Parts:
     return Parts.model_validate(base.model_dump() | changes)
 
 
-def given_advantages(spec: AlgorithmSpec) -> AlgorithmSpec:
-    """The algorithm taking the batch's own `advantages` instead of computing them from rewards."""
-    changes = {"reward": [], "baseline": {"part": "recorded"}, "scale": [], "modulation": []}
+def given_advantages(spec: AlgorithmSpec, *, modulated: bool = False) -> AlgorithmSpec:
+    """The algorithm taking the batch's own `advantages` instead of computing them from rewards.
+
+    What it makes of an advantage from token to token stays and acts on the given ones, unless they are `modulated`:
+    then they hold it already. Of a run's own algorithm they always do (`as_recorded`).
+    """
+    changes = {"reward": [], "baseline": {"part": "recorded"}, "scale": []} | ({"modulation": []} if modulated else {})
     return spec.model_copy(update={"parts": merged(spec.parts, changes)})
 
 
@@ -157,93 +176,121 @@ def scope(spec: AlgorithmSpec) -> Scope:
     return max((describe(slot, use.part).scope for slot, use in _every_use(spec)), key=order.index)
 
 
-def check(spec: AlgorithmSpec) -> AlgorithmSpec:
-    """The spec itself, once every part and hyper-parameter in it is known.
+def check(spec: AlgorithmSpec, *, values: bool = True) -> AlgorithmSpec:
+    """The spec itself, once every part and hyper-parameter in it is known and every value is inside its range.
+
+    With `values=False` names alone are looked at: what a trainer was set to is computed as far as it can be.
 
     Raises AlgorithmError naming the JSON path and what would do.
     """
     if spec.display is not None:
         return spec
-    _check_parts(spec.parts, "parts")
+    if not spec.id.strip():
+        raise AlgorithmError("id: a text is needed that is not empty")
+    _check_parts(spec.parts, "parts", values)
     for number, component in enumerate(spec.mixture):
-        unknown = set(component.parts) - set(SLOTS)
-        if unknown:
-            raise AlgorithmError(f"mixture.{number}.parts.{min(unknown)}: no such slot (there are {', '.join(SLOTS)})")
+        path = f"mixture.{number}"
+        if component.source < 0:
+            raise AlgorithmError(f"{path}.source: 0 (sampled by the policy) or above is needed, not {component.source}")
+        if values and not math.isfinite(component.coefficient):
+            raise AlgorithmError(f"{path}.coefficient: a finite number is needed, not {component.coefficient}")
         try:
             own = merged(spec.parts, component.parts)
         except ValidationError as error:
-            first = error.errors()[0]
-            path = ".".join(str(each) for each in first["loc"])
-            raise AlgorithmError(f"mixture.{number}.parts.{path}: {first['msg'].lower()}") from None
-        _check_parts(own, f"mixture.{number}.parts")
+            raise AlgorithmError(f"{path}.{explained(error, 'parts')}") from None
+        _check_parts(own, f"{path}.parts", values)
     return spec
 
 
-def _check_parts(parts_used: Parts, path: str) -> None:
+def _check_parts(parts_used: Parts, path: str, values: bool) -> None:
     for slot, place, use in uses(parts_used):
         part = describe(slot, use.part, f"{path}.{place}.part")
         for name, value in use.parameters.items():
-            if name not in part.parameters:
-                near = get_close_matches(name, part.parameters, n=1)
-                there = ", ".join(part.parameters) or "none"
-                hint = f"did you mean {near[0]}?" if near else f"it has {there}"
-                raise AlgorithmError(f"{path}.{place}.{name}: {use.part} has no such hyper-parameter; {hint}")
-            _check_value(f"{path}.{place}.{name}", part.parameters[name], value)
+            _check_name(f"{path}.{place}", use.part, part, name)
+            if values:
+                _check_value(f"{path}.{place}.{name}", slot, use.part, name, value)
 
 
-def _check_value(path: str, parameter: Parameter, value: Any) -> None:
-    if parameter.choices is not None:
-        if value not in parameter.choices:
-            raise AlgorithmError(f"{path}: {value!r} is not one of {', '.join(parameter.choices)}")
-    elif isinstance(parameter.default, bool):
-        if not isinstance(value, bool):
-            raise AlgorithmError(f"{path}: true or false is needed, not {value!r}")
-    elif isinstance(parameter.default, str):
-        if not isinstance(value, str):
-            raise AlgorithmError(f"{path}: a text is needed, not {value!r}")
-    elif value is None:
-        if parameter.default is not None:
-            raise AlgorithmError(f"{path}: a number is needed, not null")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise AlgorithmError(f"{path}: a number is needed, not {value!r}")
+def _check_name(path: str, part_name: str, part: Part, name: str) -> None:
+    if name not in part.parameters:
+        near = get_close_matches(name, part.parameters, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(part.parameters) or 'none'}"
+        raise AlgorithmError(f"{path}.{name}: {part_name} has no such hyper-parameter; {hint}")
+
+
+def _check_value(path: str, slot: str, part_name: str, name: str, value: Any) -> None:
+    part, own = describe(slot, part_name), is_own(slot, part_name)
+    if f"${name}" in (*part.needs, *part.uses) and not own:
+        check_channel(path, value)
+    elif own and part.parameters[name].default is None and isinstance(value, str | bool):
+        # None says nothing of what else a user's part takes.
+        return
+    else:
+        check_value(path, part.parameters[name], value)
 
 
 def with_hyper_parameters(spec: AlgorithmSpec, changes: dict[str, Any]) -> AlgorithmSpec:
     """The algorithm with other hyper-parameters.
 
-    A name is a hyper-parameter's (`epsilon_high`) where one part alone has it, or a path (`constraint.0.beta`). Raises
-    AlgorithmError where no part has it or several do.
+    A name is a hyper-parameter's (`epsilon_high`) where one part alone has it, those of a mixture's components
+    included, or a path (`constraint.0.beta`, `mixture.1.gate.gamma`). Raises AlgorithmError where no part has it or
+    several do.
     """
     if not changes:
         return spec
     tree = spec.model_dump()
     for name, value in changes.items():
-        slot, place, key = _place(spec, name)
-        target = tree["parts"][slot]
+        component, slot, place, key = _place(spec, name)
+        target = tree["parts"][slot] if component is None else tree["mixture"][component]["parts"][slot]
         target = target[place] if isinstance(target, list) else target
-        _check_value(name, describe(slot, target["part"]).parameters[key], value)
+        # one of NumPy's numbers is as good as Python's
+        value = value.item() if isinstance(value, np.generic) else value
+        _check_value(name, slot, target["part"], key, value)
         target[key] = value
     return AlgorithmSpec.model_validate(tree)
 
 
-def _place(spec: AlgorithmSpec, name: str) -> tuple[str, int, str]:
+def _place(spec: AlgorithmSpec, name: str) -> tuple[int | None, str, int, str]:
+    """Where the hyper-parameter of a name is: number of the mixture's component or None, slot, place in it, key."""
     *where, key = name.split(".")
     path = ".".join(where)
+    there = [each for each in _changeable(spec) if key in describe(each[2], each[4].part).parameters]
     found = [
-        (slot, place)
-        for slot, place, use in uses(spec.parts)
-        if key in describe(slot, use.part).parameters and path in ("", place, slot)
+        (component, slot, place) for component, prefix, slot, place, _ in there if _means(path, prefix, slot, place)
     ]
     if len(found) != 1:
         every = {
-            f"{place}.{key}" for slot, place, use in uses(spec.parts) for key in describe(slot, use.part).parameters
+            f"{prefix}{place}.{each}"
+            for _, prefix, slot, place, use in _changeable(spec)
+            for each in describe(slot, use.part).parameters
         }
         if not found:
             near = get_close_matches(name, {each.rsplit(".", 1)[1] for each in every} | every, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(every)) or 'none'}"
             raise AlgorithmError(f"{spec.id} has no hyper-parameter {name}; {hint}")
-        raise AlgorithmError(
-            f"{spec.id} has {key} more than once; say which: {', '.join(f'{place}.{key}' for _, place in found)}"
+        which = ", ".join(
+            f"{'' if number is None else f'mixture.{number}.'}{place}.{key}" for number, _, place in found
         )
-    slot, place = found[0]
-    return slot, int(place.rpartition(".")[2]) if "." in place else 0, key
+        raise AlgorithmError(f"{spec.id} has {key} more than once; say which: {which}")
+    component, slot, place = found[0]
+    return component, slot, int(place.rpartition(".")[2]) if "." in place else 0, key
+
+
+def _means(path: str, prefix: str, slot: str, place: str) -> bool:
+    """Whether a path of a hyper-parameter, without its name, is that of a part; an empty one is that of any."""
+    return path in ("", f"{prefix}{place}", f"{prefix}{slot}")
+
+
+def _changeable(spec: AlgorithmSpec) -> list[tuple[int | None, str, str, str, PartUse]]:
+    """Parts that are used: component of the mixture or None, prefix of the path, slot, place, use.
+
+    A slot of the algorithm's own in which every component of its mixture differs is used by none.
+    """
+    replaced = set.intersection(*(set(each.parts) for each in spec.mixture)) if spec.mixture else set()
+    found: list[tuple[int | None, str, str, str, PartUse]] = [
+        (None, "", slot, place, use) for slot, place, use in uses(spec.parts) if slot not in replaced
+    ]
+    for number, component in enumerate(spec.mixture):
+        own = uses(merged(spec.parts, component.parts))
+        found += [(number, f"mixture.{number}.", *each) for each in own if each[0] in component.parts]
+    return found

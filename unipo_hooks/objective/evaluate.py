@@ -10,8 +10,18 @@ import numpy as np
 
 from unipo_hooks.algorithm_spec import AlgorithmSpec, Parts, PartUse
 from unipo_hooks.errors import AlgorithmError
-from unipo_hooks.objective.describe import describe, inputs, is_off, merged, needs, parameters, with_hyper_parameters
-from unipo_hooks.objective.inputs import Array, Batch, require
+from unipo_hooks.objective.describe import (
+    describe,
+    inputs,
+    is_off,
+    is_own,
+    merged,
+    needs,
+    parameters,
+    with_hyper_parameters,
+)
+from unipo_hooks.objective.inputs import INPUTS, Array, Batch, require
+from unipo_hooks.objective.own import checked
 from unipo_hooks.objective.parts import FUNCTIONS
 from unipo_hooks.objective.parts.types import CLIPPED, Constraint, Gate, Rewards
 
@@ -50,7 +60,7 @@ class Evaluation:
     invalid: Array
     """bool: tokens that count but hold a NaN or an infinity; they contribute nothing."""
     notes: tuple[str, ...] = ()
-    """What a reader should know: values that were not finite, responses without a reward."""
+    """What a reader should know: values that were not finite, responses without a reward, numbers that overflowed."""
 
     @property
     def token_objective(self) -> Array:
@@ -80,7 +90,7 @@ def evaluate(
     """Compute an algorithm's objective on a batch, in closed form and float64.
 
     `spec` is an algorithm, its JSON, or the id of a registered one; `hyper_parameters` change it (`epsilon_high=0.28`,
-    or by path where several parts have one of that name: `**{"constraint.0.beta": 0.04}`).
+    or by path where several parts have one of that name: `**{"constraint.0.beta": 0.04, "mixture.1.gate.gamma": 0.1}`).
 
     Raises MissingInputError naming the channel that is missing and how to capture it, and AlgorithmError where the
     definition or a hyper-parameter is wrong.
@@ -102,7 +112,7 @@ def evaluate(
             evaluation = _evaluate(chosen, chosen.parts, prepared, prepared.mask_BT)
         else:
             evaluation = _mixture(chosen, prepared)
-    return replace(evaluation, notes=_notes(prepared))
+    return replace(evaluation, notes=(*_notes(chosen, prepared), *evaluation.notes, *_not_finite(evaluation)))
 
 
 def _nothing(spec: AlgorithmSpec, batch: Batch) -> Evaluation:
@@ -141,7 +151,8 @@ def _scaled(part: Evaluation, factor: float, rows_B1: Array) -> Evaluation:
 
 def _sum(a: Evaluation, b: Evaluation) -> Evaluation:
     names = (*_PER_TOKEN, *_LOSSES, "aggregation", "clipped")
-    return replace(a, **{name: getattr(a, name) + getattr(b, name) for name in names})
+    notes = tuple(dict.fromkeys((*a.notes, *b.notes)))
+    return replace(a, notes=notes, **{name: getattr(a, name) + getattr(b, name) for name in names})
 
 
 def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array) -> Evaluation:
@@ -151,14 +162,17 @@ def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array
     for use in parts.filter:
         often_B = often_B * _call("filter", use, batch)
     counted_BT = counted_BT * often_B[:, None]
-    advantages = _advantages(parts, _without_dropped_groups(batch, often_B))
-    bounds = _call("bounds", parts.bounds, batch, advantages)
+    kept = _without_dropped_groups(batch, often_B)
+    advantages, notes = _advantages(parts, kept)
+    if (often_B != 1).any():
+        batch = batch.repeating(often_B)
+    bounds = _call("bounds", parts.bounds, kept, advantages)
     ratio = _call("ratio", parts.ratio, batch, advantages, bounds)
-    gate: Gate = _call("gate", parts.gate, batch, advantages, ratio, bounds)
+    gate: Gate = _call("gate", parts.gate, kept, advantages, ratio, bounds)
 
     factor: Any = valid_BT
     for use in parts.mask:
-        mask = _call("mask", use, batch, advantages, ratio)
+        mask = _call("mask", use, kept, advantages, ratio)
         factor = factor * mask.keep
         if mask.denominator:
             counted_BT = counted_BT * mask.keep
@@ -181,13 +195,13 @@ def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array
     for use in parts.constraint:
         if is_off(use):
             continue
-        term: Constraint = _call("constraint", use, batch, advantages, ratio)
+        term: Constraint = _call("constraint", use, kept, advantages, ratio)
         own_BT = valid_BT * (detached if term.before_weight else 1.0)
         if term.among is not None:
             own_BT = own_BT * term.among
         if term.token_mean:
             # What the whole vocabulary does is averaged over the tokens the policy term is averaged over.
-            own_counted_BT = batch.mask_BT if term.attributable else batch.mask_BT * (counted_BT > 0)
+            own_counted_BT = kept.mask_BT * (1.0 if term.attributable else (counted_BT > 0) * often_B[:, None])
             if term.among is not None:
                 own_counted_BT = own_counted_BT * ((term.among > 0) | batch.invalid_BT)
             tokens = max(own_counted_BT.sum(), 1.0) * batch.normalisers.accumulation_steps
@@ -224,6 +238,7 @@ def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array
         constraint_loss=constraint_loss,
         entropy_loss=entropy_loss,
         invalid=batch.invalid_BT,
+        notes=notes,
     )
 
 
@@ -235,20 +250,31 @@ def _without_dropped_groups(batch: Batch, often_B: Array) -> Batch:
     return batch.counting(batch.mask_BT * kept_B[:, None]).scoring(kept_B)
 
 
-def _advantages(parts: Parts, batch: Batch) -> Array:
+def _advantages(parts: Parts, batch: Batch) -> tuple[Array, tuple[str, ...]]:
+    """Advantages, 0 where there is none, and what is to be told of them."""
     rewards = Rewards(batch["reward"] if "reward" in batch else np.zeros(batch.shape[0]), batch.get("rewards"))
-    for use in parts.reward:
-        rewards = _call("reward", use, batch, rewards)
-    advantages: Array = _call("baseline", parts.baseline, batch, rewards)
-    for use in parts.scale:
-        advantages = _call("scale", use, batch, rewards, advantages)
-    for use in parts.modulation:
-        advantages = _call("modulation", use, batch, advantages)
+    overflows: list[str] = []
+    # An infinite deviation leaves advantages of 0 behind: what overflowed cannot be seen in them.
+    with np.errstate(over="call", call=lambda error, flag: overflows.append(error)):
+        for use in parts.reward:
+            rewards = _call("reward", use, batch, rewards)
+        advantages: Array = _call("baseline", parts.baseline, batch, rewards)
+        for use in parts.scale:
+            advantages = _call("scale", use, batch, rewards, advantages)
+        for use in parts.modulation:
+            advantages = _call("modulation", use, batch, advantages)
     usable = np.isfinite(advantages)
+    lost_B = (~usable & (batch.mask_BT > 0)).any(1) & batch.scored_B
+    notes = []
+    if overflows or lost_B.any():
+        sizes = [np.abs(batch[name]) for name in ("reward", "rewards", "reward_components") if name in batch]
+        largest = max((values[np.isfinite(values)].max(initial=0.0) for values in sizes), default=0.0)
+        why = f"rewards of this size (up to {largest:.0e}) cannot be squared" if largest > SQUARED else "see its inputs"
+        notes.append(f"an advantage overflowed or is undefined, and counts as 0: {why}")
     if "reward" in describe("baseline", parts.baseline.part).needs:
         # Whatever a later part made of it: what has no reward is not judged.
         usable = usable & batch.scored_B[:, None]
-    return np.where(usable, advantages, 0.0)
+    return np.where(usable, advantages, 0.0), tuple(notes)
 
 
 def _call(slot: str, use: PartUse, *arguments: Any) -> Any:
@@ -257,15 +283,42 @@ def _call(slot: str, use: PartUse, *arguments: Any) -> Any:
         raise AlgorithmError(
             f"there is no code for the {slot} part {use.part} here: register its function with algorithms.register_part"
         )
-    return function(*arguments, **parameters(slot, use))
+    value = function(*arguments, **parameters(slot, use))
+    # Every slot's function is given the batch first.
+    return checked(slot, use.part, value, arguments[0].shape) if is_own(slot, use.part) else value
 
 
-def _notes(batch: Batch) -> tuple[str, ...]:
+SQUARED = 1e150
+"""The sum of squares of larger numbers may be infinite."""
+
+
+def _not_finite(evaluation: Evaluation) -> tuple[str, ...]:
+    """A note that names what of an evaluation is not finite."""
+    losses = [name for name in _LOSSES if not np.isfinite(getattr(evaluation, name))]
+    arrays = [name for name in (*_PER_TOKEN, "aggregation") if not np.isfinite(getattr(evaluation, name)).all()]
+    if not losses and not arrays:
+        return ()
+    return (f"not finite, as numbers of this size overflow: {', '.join((*losses, *arrays))}",)
+
+
+POSITIVE = 1e-6
+"""A log-probability above 0 by more than this is no rounding."""
+
+
+def _notes(spec: AlgorithmSpec, batch: Batch) -> tuple[str, ...]:
     notes = []
     if invalid := int(batch.invalid_BT.sum()):
         notes.append(f"{invalid} tokens hold a NaN or an infinity: they contribute nothing")
     if unscored := int((~batch.scored_B).sum()):
         notes.append(f"{unscored} responses have no finite reward: their advantage is 0")
+    for name in (each for each in INPUTS if each.endswith("log_probs") and each in batch):
+        if positive := int(((batch[name] > POSITIVE) & (batch.valid_BT > 0)).sum()):
+            where = "" if name == "log_probs" else f" in {name}"
+            notes.append(f"{positive} tokens have a log-probability above 0{where}: is a sign swapped?")
+    if spec.mixture:
+        known = np.isin(batch["source"], [component.source for component in spec.mixture])
+        if unknown := int((~known).sum()):
+            notes.append(f"{unknown} responses are of a source {spec.id} has no component for: they contribute nothing")
     return tuple(notes)
 
 

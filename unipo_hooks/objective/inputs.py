@@ -67,7 +67,7 @@ INPUTS: dict[str, Input] = {
     "reward": Input("B", "Scalar reward of the response.", "capture a rollout"),
     "reward_components": Input("BK", "What each reward function gave.", "capture a rollout with its reward functions"),
     "reward_weights": Input("K", "Weight of each reward function.", "pass the trainer's reward weights"),
-    "group": Input("B", "Which prompt the response answers; any integers.", "capture a rollout"),
+    "group": Input("B", "Which prompt the response answers; any whole numbers or texts.", "capture a rollout"),
     "advantages": Input("B|BT", "Advantages as the trainer computed them.", "capture a rollout"),
     "is_weights": Input(
         "B|BT",
@@ -96,13 +96,18 @@ INPUTS: dict[str, Input] = {
 }
 """Every input by name. User-defined parts may ask for further ones: `Batch(extra={...})`."""
 
+IDENTITIES = ("group", "anchors", "answers")
+"""Inputs that are only ever compared with each other: texts or numbers of any size. Parts see them numbered from 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Normalisers:
     """What the losses of an update are divided by, where the batch is only a part of it.
 
-    A number that is given spans the whole update. One that is not is taken from the batch and multiplied by
-    `accumulation_steps`, as if every micro-batch were like this one.
+    A number that is given spans the whole update. One that is not is that of the micro-batch, multiplied by
+    `accumulation_steps` as if every micro-batch were like this one. What a micro-batch counts is taken from the batch,
+    unless the batch is only a part of it: then the `micro_batch_` numbers say what it was before any mask or filter
+    of the algorithm. Of what these take out of the denominators, the part that is there stands for the whole.
     """
 
     accumulation_steps: float = 1
@@ -111,6 +116,12 @@ class Normalisers:
     """Tokens a token mean divides by, per data-parallel rank."""
     micro_batch_tokens: float | None = None
     """Tokens of the micro-batch that count, where the batch is only a part of it."""
+    micro_batch_rows: float | None = None
+    """Responses of the micro-batch, where the batch is only a part of it."""
+    micro_batch_counted_rows: float | None = None
+    """Those of them with a token that counts; None: all."""
+    micro_batch_groups: float | None = None
+    """Prompt groups of the micro-batch with a token that counts, where the batch is only a part of it."""
     rows: float | None = None
     """Responses a mean over responses divides by, per data-parallel rank."""
     length: float | None = None
@@ -123,7 +134,8 @@ class Normalisers:
 class Batch:
     """Responses with their channels; immutable.
 
-    Arrays have the axes of `INPUTS`. `log_probs` and `mask` are required. Positions where the mask is 0 may hold
+    Arrays have the axes of `INPUTS`; one of `extra` is per token where it has the shape of `log_probs`, per response
+    where it has one value a response. `log_probs` and `mask` are required. Positions where the mask is 0 may hold
     anything. Raises AlgorithmError, naming the array, where a name is unknown or a shape does not fit.
 
     Parts see it `prepared`: in float64, 0 where a token does not count. A token that counts but whose value is not
@@ -135,11 +147,16 @@ class Batch:
     arrays: Mapping[str, Array]
     normalisers: Normalisers
     invalid_BT: Array = field(repr=False)
+    often_B: Array = field(repr=False)
+    """How often a response counts: 1, unless a filter drops or repeats it."""
 
     def __init__(
         self, *, normalisers: Normalisers | None = None, extra: Mapping[str, Any] | None = None, **arrays: Any
     ) -> None:
         given = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+        further = {name: np.asarray(value) for name, value in (extra or {}).items()}
+        # One that is known is declared, whichever way it comes.
+        given |= {name: values for name, values in further.items() if name in INPUTS}
         for name in given:
             if name not in INPUTS:
                 near = get_close_matches(name, INPUTS, n=1)
@@ -151,36 +168,49 @@ class Batch:
         if len(shape) != 2:
             raise AlgorithmError(f"log_probs has shape {shape}; (responses, tokens) is needed")
         for name, values in given.items():
-            if values.dtype.kind not in "fiub":
+            if values.dtype.kind not in ("fiubUS" if name in IDENTITIES else "fiub"):
                 raise AlgorithmError(f"{name} is not numeric (dtype {values.dtype})")
             _check_shape(name, values, shape)
         if "rewards" in given and "reward" not in given:
             given["reward"] = np.where(given["mask"] > 0, given["rewards"], 0).sum(1)
-        given |= {name: np.asarray(value) for name, value in (extra or {}).items()}
+        for name, values in further.items():
+            if values.dtype.kind not in "fiub" and name not in IDENTITIES:
+                raise AlgorithmError(f"{name} is not numeric (dtype {values.dtype})")
+        given |= further
         self._set(given, normalisers or Normalisers(), np.zeros(shape, bool))
 
-    def _set(self, arrays: Mapping[str, Array], normalisers: Normalisers, invalid_BT: Array) -> Batch:
+    def _set(
+        self, arrays: Mapping[str, Array], normalisers: Normalisers, invalid_BT: Array, often_B: Array | None = None
+    ) -> Batch:
         object.__setattr__(self, "arrays", arrays)
         object.__setattr__(self, "normalisers", normalisers)
         object.__setattr__(self, "invalid_BT", invalid_BT)
+        object.__setattr__(self, "often_B", np.ones(len(invalid_BT)) if often_B is None else often_B)
         return self
 
     def prepared(self, names: Iterable[str]) -> Batch:
         """The batch with these arrays alone, cleaned: what parts are given."""
         kept = {name: self.arrays[name] for name in (*names, "log_probs", "mask") if name in self.arrays}
         shape, mask_BT = self.shape, self.arrays["mask"] > 0
-        per_token = [name for name, values in kept.items() if values.shape == shape and name != "mask"]
+        axes = {name: axes_of(name, values, shape) for name, values in kept.items()}
+        per_token = [name for name in kept if axes[name] == "BT" and name != "mask"]
         usable_BT = mask_BT.copy()
         for name in per_token:
-            usable_BT &= np.isfinite(kept[name])
-        clean = {name: values.astype(np.float64) for name, values in kept.items()}
+            usable_BT &= _there(kept[name])
         broken_B = np.zeros(shape[0], bool)
-        for name, values in clean.items():
+        clean = {}
+        for name, values in kept.items():
+            if name in IDENTITIES:
+                # Before anything is rounded to a float64: large integers would become one.
+                clean[name] = _numbered(values, usable_BT if axes[name] == "BT" else np.ones(shape[0], bool))
+            else:
+                clean[name] = values.astype(np.float64)
             # A reward may be missing; anything else of a response may not.
-            if values.shape == shape[:1] and name not in ("reward", "reward_weights"):
-                broken_B |= ~np.isfinite(values)
-                if name != "group":
-                    values[~np.isfinite(values)] = 0.0
+            if axes[name] == "B" and name != "reward":
+                missing_B = ~_there(values)
+                broken_B |= missing_B
+                if name not in IDENTITIES:
+                    clean[name][missing_B] = 0.0
         if broken_B.any():
             usable_BT[broken_B] = False
             for name in ("reward", "reward_components"):
@@ -212,13 +242,18 @@ class Batch:
 
     def counting(self, mask_BT: Array) -> Batch:
         """The same batch counting other tokens."""
-        return object.__new__(Batch)._set({**self.arrays, "mask": mask_BT}, self.normalisers, self.invalid_BT)
+        arrays = {**self.arrays, "mask": mask_BT}
+        return object.__new__(Batch)._set(arrays, self.normalisers, self.invalid_BT, self.often_B)
+
+    def repeating(self, often_B: Array) -> Batch:
+        """The same batch in which a response stands for so many like it."""
+        return object.__new__(Batch)._set(self.arrays, self.normalisers, self.invalid_BT, self.often_B * often_B)
 
     def scoring(self, rows_B: Array) -> Batch:
         """The same batch in which other responses have no reward."""
         reward_B = self.arrays.get("reward", np.zeros(self.shape[0]))
         arrays = {**self.arrays, "reward": np.where(rows_B, reward_B, np.nan)}
-        return object.__new__(Batch)._set(arrays, self.normalisers, self.invalid_BT)
+        return object.__new__(Batch)._set(arrays, self.normalisers, self.invalid_BT, self.often_B)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -259,6 +294,31 @@ class Batch:
     def mean_over_tokens(self, values_BT: Array) -> Array:
         """(B, 1) mean over the tokens of a response that count; 0 for a response without any."""
         return (values_BT * self.mask_BT).sum(1, keepdims=True) / self.length_B1
+
+
+def axes_of(name: str, values: Array, shape: tuple[int, ...]) -> str:
+    """`BT`, `B`, `BK` or `K`: what an array of a batch of `shape` runs along; "" for a further one of another shape.
+
+    The number of reward functions may well be that of the tokens: shapes decide only where nothing is declared.
+    """
+    declared = INPUTS.get(name)
+    if declared is None:
+        return "BT" if values.shape == shape else "B" if values.shape == shape[:1] else ""
+    if declared.axes == "B|BT":
+        return "B" if values.ndim == 1 else "BT"
+    return declared.axes
+
+
+def _there(values: Array) -> Array:
+    """Where a value is finite; a text always is."""
+    return np.isfinite(values) if values.dtype.kind in "fiub" else np.ones(values.shape, bool)
+
+
+def _numbered(values: Array, where: Array) -> Array:
+    """Equal values as equal numbers from 0, as float64; 0 elsewhere."""
+    numbers = np.zeros(values.shape)
+    numbers[where] = np.unique(values[where], return_inverse=True)[1].reshape(-1)
+    return numbers
 
 
 def missing(name: str) -> str:

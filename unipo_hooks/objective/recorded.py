@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from unipo_hooks.algorithm_spec import AlgorithmSpec, PartUse
-from unipo_hooks.objective.describe import merged
+from unipo_hooks.objective.describe import is_own, merged
 from unipo_hooks.objective.inputs import INPUTS, Array, Batch, Normalisers
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
+
+SAMPLER = ("truncated", "banded", "recorded_weight")
+"""Parts that correct for the sampling engine: the trainer's own weights take their place."""
 
 TRUNCATED = 2
 """Value of `mask_reason` in a response that was cut off."""
@@ -20,22 +23,35 @@ def as_recorded(spec: AlgorithmSpec, channels: Collection[str]) -> AlgorithmSpec
     """The algorithm on what the trainer recorded of it, so that it can be recomputed from one micro-batch.
 
     Advantages, further masks and sampler weights are those the trainer computed, over a batch that a micro-batch is
-    only a part of; filters have done their work before. The entropy bonus is left out: it has no share in the tokens,
-    and the trainer's own value of it is captured.
+    only a part of; filters have done their work before. A mask the trainer recorded nothing of is computed, and so is
+    one of the user's own. The entropy bonus is left out: it has no share in the tokens, and the trainer's own value of
+    it is captured.
     """
-    sampler = any(use.part in ("truncated", "banded", "recorded_weight") for use in spec.parts.weight)
-    recorded = [{"part": "recorded_weight"}] if "is_weights" in channels and sampler else None
+    masks = [use.model_dump() for use in spec.parts.mask if _is_computed(use, channels)]
+    if "policy_mask" in channels:
+        masks.insert(0, {"part": "recorded_mask"})
+    weights = [
+        {"part": "recorded_weight"} if "is_weights" in channels and use.part in SAMPLER else use.model_dump()
+        for use in spec.parts.weight
+    ]
     changes = {
         "filter": [],
         "reward": [],
         "baseline": {"part": "recorded"},
         "scale": [],
         "modulation": [],
-        "mask": [{"part": "recorded_mask"}] if "policy_mask" in channels else [],
-        "weight": [use.model_dump() for use in spec.parts.weight] if recorded is None else recorded,
+        "mask": masks,
+        "weight": weights,
         "constraint": [use.model_dump() for use in spec.parts.constraint if not is_bonus(use)],
     }
     return spec.model_copy(update={"parts": merged(spec.parts, changes)})
+
+
+def _is_computed(use: PartUse, channels: Collection[str]) -> bool:
+    """Whether a mask has to be computed: its effect is neither in `policy_mask` nor in `mask`."""
+    if is_own("mask", use.part):
+        return True
+    return "policy_mask" not in channels and use.part != "truncated_responses"
 
 
 def is_bonus(use: PartUse) -> bool:

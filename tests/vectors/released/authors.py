@@ -295,8 +295,13 @@ def further(released: Released) -> Iterator[Case]:
     expected = np.array([0.2, 0.4, 0.3, 0.5, 0.6, 0.1])
     data = batch(201, spread=0.3) | {"baselines": expected}
     data["ref_log_probs"] = data["old_log_probs"]
+    above = {"all_advantages": data["reward"] - expected}
+    weights = "np_all_advantages = "
+    sampled = statements(repository, path, "<module>", weights, weights, above)["np_all_advantages"] > 0
 
     def a_lol(t: Tensors) -> torch.Tensor:
+        # what has no weight is never drawn
+        t = SimpleNamespace(**{name: values[sampled] for name, values in vars(t).items()})
         variables = {
             "args": SimpleNamespace(learning_algorithm="a_lol", ppo_clip=0.9),
             "baseline_per_token_log_probs": -t.ref_log_probs,
@@ -328,14 +333,17 @@ def further(released: Released) -> Iterator[Case]:
     repository = released("longmalongma/TW-GRPO")
     path = "src/open_r1/trainer/grpo_trainer.py"
     weights = np.round(np.random.default_rng(202).uniform(1, 1.5, (6, 6)), 3)
-    data = with_advantages(batch(202), 202) | {"token_weights": weights}
+    data = batch(202) | {"token_weights": weights}
+    variables = {"self": SimpleNamespace(num_generations=3), "rewards": torch.tensor(data["reward"])}
+    first, last = "mean_grouped_rewards = rewards.view", "advantages = (rewards"
+    grouped = statements(repository, path, "compute_loss", first, last, variables)["advantages"]
 
     def tw_grpo(t: Tensors) -> torch.Tensor:
         variables = {
             "self": SimpleNamespace(epsilon_low=0.2, epsilon_high=0.2, beta=0.0),
             "per_token_logps": t.log_probs,
             "old_per_token_logps": t.old_log_probs,
-            "advantages": t.advantages[:, 0],
+            "advantages": grouped,
             "per_token_kl": torch.zeros_like(t.mask),
             "token_weights": t.token_weights,
             "completion_mask": t.mask,
@@ -343,22 +351,12 @@ def further(released: Released) -> Iterator[Case]:
         variables = statements(repository, path, "compute_loss", "coef_1 = torch.exp", "per_token_loss = -(", variables)
         return statements(repository, path, "compute_loss", "weighted_loss =", "loss =", variables)["loss"]
 
-    scaled = data | {"advantages": data["advantages"][:, None] * weights}
     against = repository.against("compute_loss")
+    eps = {"hyper_parameters": {"scale.0.eps": 1e-4}}
+    yield objective("weights of tokens", "tw_grpo", against, data, tw_grpo, given=False, **eps)
     # the weights multiply the loss there and the advantage here
-    made = objective("weights of tokens", "tw_grpo", against, data, tw_grpo)
-    yield made | {"batch": made["batch"] | {"advantages": scaled["advantages"].tolist()}}
-    variables = {"self": SimpleNamespace(num_generations=3), "rewards": torch.tensor(data["reward"])}
-    first, last = "mean_grouped_rewards = rewards.view", "advantages = (rewards"
-    values = statements(repository, path, "compute_loss", first, last, variables)["advantages"]
-    yield advantages(
-        "weights of tokens",
-        "tw_grpo",
-        against,
-        data,
-        values.numpy()[:, None] * weights,
-        hyper_parameters={"scale.0.eps": 1e-4},
-    )
+    plain = data | {"token_weights": np.ones((6, 6))}
+    yield advantages("all tokens alike", "tw_grpo", against, plain, grouped.numpy(), **eps)
 
     repository = released("RLHFlow/Reinforce-Ada")
     name = "compute_grpo_outcome_advantage"

@@ -17,6 +17,8 @@ from vectors.format import case
 
 COMMITS = {
     "Kwai-Klear/CE-GPPO": "10558fe017ac776773fd7f29753d8353a11c0813",
+    "Shenzhi-Wang/Beyond-the-80-20-Rule-RLVR": "6f5dda6f70dbee207bea28705e5f96ce12eb98df",
+    "Kwai-Klear/ERC": "f1885c534f8d0dde9764ecbb6a9f259b0dd785cf",
     "suu990901/KlearReasoner": "5d2d0b8c5cde8527bfcd681333527562408c961e",
     "WooooDyy/BAPO": "7287044444d5d578529ea464b45f090a36e8da3a",
     "lime-RL/DCPO": "01787b0f61580961162faeb492defeb39f1eba53",
@@ -155,7 +157,7 @@ def made(
 ) -> Case:
     """A case with the inputs the algorithm looks at, and no others."""
     spec = algorithms.get(algorithm)
-    spec = given_advantages(spec) if given else spec
+    spec = given_advantages(spec, modulated=True) if given else spec
     kept = {key: data[key] for key in ("log_probs", "mask", *inputs(spec)) if key in data}
     return case(name, algorithm, against, kept, expected, given=given, **options)
 

@@ -8,20 +8,37 @@ from unipo_hooks.objective.inputs import Array, Batch
 from unipo_hooks.objective.parts.types import part
 
 
+def of_micro_batch(known: float | None, counted: float, there: float) -> float:
+    """What a micro-batch counts: `counted`, or where only a part of it is there what is known of the whole.
+
+    A mask or filter that leaves `counted` of the part's `there` is taken to leave as large a share of the whole.
+    """
+    return float(counted if known is None else known * counted / max(there, 1.0))
+
+
 def rows_of(batch: Batch, counted_BT: Array, rows: str, span: str = "update") -> float:
     """Responses a mean over responses divides by, in the whole update."""
-    known = batch.normalisers.rows
-    if known is not None and span == "update":
-        return max(known, 1.0)
-    own = len(counted_BT) if rows == "all" else np.count_nonzero(counted_BT.any(1))
-    return max(float(own), 1.0) * batch.normalisers.accumulation_steps
+    given = batch.normalisers
+    if given.rows is not None and span == "update":
+        return max(given.rows, 1.0)
+    if rows == "all" or (given.micro_batch_rows is not None and given.micro_batch_counted_rows is None):
+        own = of_micro_batch(given.micro_batch_rows, batch.often_B.sum(), len(counted_BT))
+    else:
+        counted = (batch.often_B * counted_BT.any(1)).sum()
+        own = of_micro_batch(given.micro_batch_counted_rows, counted, float(batch.mask_BT.any(1).sum()))
+    return max(own, 1.0) * given.accumulation_steps
+
+
+def lengths(batch: Batch, counted_BT: Array) -> Array:
+    """(B, 1) tokens of a response that count, at least 1: of one, however often a filter repeats it."""
+    once_B = np.divide(counted_BT.sum(1), batch.often_B, out=np.zeros(len(counted_BT)), where=batch.often_B > 0)
+    return np.maximum(once_B, 1.0)[:, None]
 
 
 @part("aggregation")
 def sequence_mean_token_mean(batch: Batch, counted_BT: Array, *, rows: str, span: str) -> Array:
     """Mean over a response's tokens, then mean over responses: of the update, or of the micro-batch alone."""
-    length_B1 = np.maximum(counted_BT.sum(1, keepdims=True), 1.0)
-    return counted_BT / length_B1 / rows_of(batch, counted_BT, rows, span)
+    return counted_BT / lengths(batch, counted_BT) / rows_of(batch, counted_BT, rows, span)
 
 
 @part("aggregation")
@@ -41,7 +58,7 @@ def sequence_mean_constant_length(batch: Batch, counted_BT: Array, *, rows: str,
 def token_mean(batch: Batch, counted_BT: Array, *, span: str) -> Array:
     """Mean over all tokens: of the update, or of the micro-batch alone."""
     given = batch.normalisers
-    own = given.micro_batch_tokens if given.micro_batch_tokens is not None else counted_BT.sum()
+    own = of_micro_batch(given.micro_batch_tokens, counted_BT.sum(), batch.mask_BT.sum())
     of_update = given.tokens if span == "update" else None
     tokens = of_update if of_update is not None else max(own, 1.0) * given.accumulation_steps
     return counted_BT / max(tokens, 1e-300)
@@ -50,10 +67,11 @@ def token_mean(batch: Batch, counted_BT: Array, *, span: str) -> Array:
 @part("aggregation")
 def group_token_mean(batch: Batch, counted_BT: Array) -> Array:
     """Mean over all tokens of a prompt's responses, then mean over prompts."""
-    group_B = batch.group_B
+    group_B, given = batch.group_B, batch.normalisers
     tokens_B = np.maximum(np.bincount(group_B, counted_BT.sum(1)), 1.0)[group_B]
-    groups = len(np.unique(group_B[counted_BT.any(1)]))
-    return counted_BT / tokens_B[:, None] / max(groups, 1) / batch.normalisers.accumulation_steps
+    counted, there = (len(np.unique(group_B[each_BT.any(1)])) for each_BT in (counted_BT, batch.mask_BT))
+    groups = of_micro_batch(given.micro_batch_groups, counted, there)
+    return counted_BT / tokens_B[:, None] / max(groups, 1.0) / given.accumulation_steps
 
 
 @part("aggregation")
@@ -66,5 +84,4 @@ def token_sum(batch: Batch, counted_BT: Array, *, length: float | None) -> Array
 @part("aggregation")
 def sequence_sum_token_mean(batch: Batch, counted_BT: Array) -> Array:
     """Mean over a response's tokens, summed over responses."""
-    length_B1 = np.maximum(counted_BT.sum(1, keepdims=True), 1.0)
-    return counted_BT / length_B1 / batch.normalisers.accumulation_steps
+    return counted_BT / lengths(batch, counted_BT) / batch.normalisers.accumulation_steps

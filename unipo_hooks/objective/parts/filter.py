@@ -1,4 +1,9 @@
-"""Filter: which responses take part at all, and how often."""
+"""Filter: which responses take part at all, and how often.
+
+What a filter gives is a multiplicity: the loss is that of a batch in which a response stands so many times, in the
+numerators and in every denominator; one of 0 is not there at all. Advantages are those of the batch as it was sampled;
+only of a group that is dropped as a whole nothing is left in any statistic.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +33,12 @@ def groups_with_signal(batch: Batch) -> Array:
 @part("filter")
 def reward_power(batch: Batch, *, power: float) -> Array:
     """A response counts in proportion to |reward|^power: the expectation of PF-PPO's resampling."""
-    weight_B = np.where(batch.scored_B, np.abs(np.where(batch.scored_B, batch["reward"], 0.0)) ** power, 0.0)
-    weight_B = np.maximum(weight_B + 1e-8, 1e-8)
+    size_B = np.abs(np.where(batch.scored_B, batch["reward"], 0.0))
+    weight_B = np.where(batch.scored_B, size_B**power, 0.0)
+    if not np.isfinite(weight_B.sum()):
+        # Only their proportions matter.
+        weight_B = np.where(batch.scored_B, (size_B / size_B.max()) ** power, 0.0)
+    weight_B = weight_B + 1e-8
     resampled: Array = weight_B / weight_B.sum() * len(weight_B)
     return resampled
 
@@ -37,7 +46,11 @@ def reward_power(batch: Batch, *, power: float) -> Array:
 @part("filter")
 def positive_advantages(batch: Batch) -> Array:
     """Keeps responses that did better than expected (A-LoL)."""
-    return (np.nan_to_num(batch["reward"]) > batch.column("baselines")[:, 0]).astype(np.float64)
+    baselines = batch.column("baselines")
+    # Of baselines per token, the one at the first token is that of the response.
+    first_B1 = np.argmax(batch.mask_BT > 0, axis=1)[:, None] if baselines.shape[1] > 1 else np.zeros((1, 1), int)
+    first_B1 = np.broadcast_to(first_B1, (len(baselines), 1))
+    return (np.nan_to_num(batch["reward"]) > np.take_along_axis(baselines, first_B1, 1)[:, 0]).astype(np.float64)
 
 
 @part("filter")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from unipo_hooks.errors import AlgorithmError
 from unipo_hooks.objective.inputs import Array, Batch
 from unipo_hooks.objective.parts.types import (
     CAPPED_HIGH,
@@ -141,8 +142,9 @@ def gamma_weight(
     """A · sg(φ(W)) · log π_θ, φ(W) = W^k e^{λ(1 − W)} of the whole response's ratio (VESPO)."""
     log_W = ratio.log
     if correction != "none":
-        weights = np.clip(np.log(np.maximum(batch.column("is_weights"), 1e-8)), None, 20.0)
-        log_W = log_W + (weights * batch.valid_BT if weights.shape[1] > 1 else weights).sum(1, keepdims=True)
+        weights = np.clip(np.log(np.maximum(batch["is_weights"], 1e-8)), None, 20.0)
+        # One of the whole response is its W already.
+        log_W = log_W + (weights[:, None] if weights.ndim == 1 else (weights * batch.valid_BT).sum(1, keepdims=True))
     log_W = np.clip(log_W, np.log(1e-8), 20.0)
     up = advantages >= 0
     k, lam = np.where(up, k_positive, k_negative), np.where(up, lambda_positive, lambda_negative)
@@ -241,6 +243,13 @@ def squared_residual(batch: Batch, advantages: Array, ratio: Ratio, bounds: Boun
     return Gate(-residual * residual, d_log_ratio=-2 * beta * residual)
 
 
+def _score(batch: Batch, values: Array) -> Array:
+    """(B,) a ratio of whole responses. Raises AlgorithmError where each token has one of its own."""
+    if values.shape[1] > 1:
+        raise AlgorithmError("gate: a ratio of whole responses is needed (sequence_mean, mean_log_prob), not of tokens")
+    return np.broadcast_to(values[:, 0], batch.shape[:1])
+
+
 @part("gate")
 def group_logistic(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds, *, tau: float) -> Gate:
     """−log(1 + Σ e^{−s/τ}) over a prompt's good responses, −log(1 + Σ e^{s/τ}) over its bad ones (REAL).
@@ -248,7 +257,7 @@ def group_logistic(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds
     s is the log ratio, good an advantage above 0. Spread over the group's responses so that a mean over responses is
     the mean over prompts of equal size; a prompt without both kinds teaches nothing.
     """
-    score_B = ratio.log[:, 0]
+    score_B = _score(batch, ratio.log)
     good_B = (advantages * batch.mask_BT).sum(1) > 0
     scored_B = batch.scored_B & batch.mask_BT.any(1)
     objective_B, weight_B = np.zeros_like(score_B), np.zeros_like(score_B)
@@ -273,7 +282,7 @@ def discriminative(batch: Batch, advantages: Array, ratio: Ratio, bounds: Bounds
     Spread over the group's responses so that a mean over responses is the mean over prompts of equal size. `score` is
     `log`, the ratio part's logarithm as it is, or `ratio`.
     """
-    score_B = (ratio.log if score == "log" else capped_exp(ratio.log))[:, 0]
+    score_B = _score(batch, ratio.log if score == "log" else capped_exp(ratio.log))
     d_score_B = np.ones_like(score_B) if score == "log" else score_B
     good_B = batch["reward"] > 0
     # A response without a token has no score.

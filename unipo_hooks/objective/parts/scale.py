@@ -50,16 +50,19 @@ def batch_std_of_rewards(batch: Batch, rewards: Rewards, advantages: Array, *, e
 
 @part("scale")
 def batch_whiten(batch: Batch, rewards: Rewards, advantages: Array, *, eps: float) -> Array:
-    """Minus the batch's mean advantage, divided by its standard deviation, plus ε; over responses."""
-    scored = batch.scored_B
-    values = advantages[scored, 0]
+    """Minus the batch's mean advantage, divided by its standard deviation, plus ε.
+
+    Over responses where each has one advantage; over the tokens that count where each token has one of its own.
+    """
+    counted = batch.scored_B[:, None] & (batch.mask_BT > 0 if advantages.shape[1] > 1 else True)
+    values = advantages[counted]
     if not len(values):
         return advantages
     if not differ(values):
         return np.zeros_like(advantages)
     deviation = values.std(ddof=1) if len(values) > 1 else 0.0
     whitened = (advantages - values.mean()) / (deviation + eps) if deviation + eps > 0 else np.zeros_like(advantages)
-    return np.where(scored[:, None], whitened, 0.0)
+    return np.where(counted, whitened, 0.0)
 
 
 @part("scale")

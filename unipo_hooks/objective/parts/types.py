@@ -13,7 +13,8 @@ Every array is float64. What a slot's function is called with:
 - weight(batch) -> (B, 1) or (B, T)
 - mask(batch, advantages, ratio) -> Mask
 - constraint(batch, advantages, ratio) -> Constraint
-- aggregation(batch, counted_BT) -> (B, T) what the sum over tokens of weight × objective multiplies each token with
+- aggregation(batch, counted_BT) -> (B, T) what the sum over tokens of weight × objective multiplies each token with;
+  a token counts as often as its response takes part (`batch.often_B`)
 """
 
 from __future__ import annotations
