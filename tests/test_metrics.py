@@ -82,8 +82,15 @@ def test_at_sequence_level_clip_fractions_are_of_all_responses_as_in_trl():
     assert sums["importance_sampling_ratio"][1] == 2
 
 
-def test_without_old_log_probs_every_ratio_is_one():
+def test_where_the_old_log_probs_are_unknown_there_is_no_ratio():
     rollout = records.rollout(channels={"advantages": np.ones(8, np.float32)})
+    sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info())
+    for name in ("importance_sampling_ratio", "clip_fraction"):
+        assert sums.get(name, (0.0, 0.0, 0.0))[1] == 0
+
+
+def test_where_old_log_probs_are_the_current_ones_every_ratio_is_one():
+    rollout = records.rollout(channels={"advantages": np.ones(8, np.float32)}, aliases={"old_log_probs": "log_probs"})
     sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info())
     assert mean(sums, "importance_sampling_ratio") == 1
     assert mean(sums, "clip_fraction") == 0

@@ -11,7 +11,8 @@ Axes: B responses, T token positions. Log-probs are natural logarithms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,16 @@ from unipo_hooks.objective.describe import inputs, merged, parameters, uses
 from unipo_hooks.objective.evaluate import evaluate
 from unipo_hooks.objective.inputs import Batch, axes_of
 
-torch.set_default_dtype(torch.float64)
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Tensors made from numbers are float64 meanwhile, and what they were for others before and after."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Oracle:
         return self.policy_weight + self.constraint_weight
 
 
+@float64()
 def oracle(spec: AlgorithmSpec, batch: Batch) -> Oracle:
     """Every loss of an algorithm and its gradient, by autograd."""
     leaf = torch.tensor(np.where(_live(spec, batch), batch["log_probs"], 0.0), requires_grad=True)

@@ -17,8 +17,6 @@ from torch import Tensor
 from unipo_hooks.objective.inputs import Normalisers
 from unipo_hooks.objective.parts.types import LOG_LIMIT
 
-torch.set_default_dtype(torch.float64)
-
 
 @dataclass
 class Given:
