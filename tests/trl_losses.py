@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import trl
+from precision import float64
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 from trl_runs import DATASET, trainer_for
 
-from unipo_hooks.adapters.trl.algorithm import divided_afterwards, normalisers_from_trl, spec_from_trl
+from unipo_hooks.adapters.trl.algorithm import spec_from_trl
+from unipo_hooks.adapters.trl.normalisers import divided_afterwards, normalisers_from_trl
 from unipo_hooks.adapters.trl.versions import parsed_version
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.examples.trl_grpo import exact
@@ -71,17 +73,6 @@ class Loss:
     @property
     def batch(self) -> Batch:
         return Batch(normalisers=Normalisers(**self.normalisers), **self.arrays)
-
-
-@contextmanager
-def float64() -> Iterator[None]:
-    """Tensors made from numbers hold them exactly."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager

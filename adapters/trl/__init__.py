@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unipo_hooks.adapters.trl.algorithm import TrlAlgorithm, normalisers_from_trl, spec_from_trl
+from unipo_hooks.adapters.trl.algorithm import TrlAlgorithm, spec_from_trl
+from unipo_hooks.adapters.trl.normalisers import normalisers_from_trl
 
 if TYPE_CHECKING:
     from unipo_hooks.adapters.trl.callback import UnipoCallback

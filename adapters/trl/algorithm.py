@@ -8,13 +8,12 @@ version.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
-from unipo_hooks import algorithms
+from unipo_hooks.adapters.trl.naming import named
 from unipo_hooks.adapters.trl.versions import (
     CLIPPED_LOSSES,
     DEFAULTS,
@@ -27,15 +26,14 @@ from unipo_hooks.adapters.trl.versions import (
     READ_CONFIGS,
     READ_TRAINERS,
     UPDATE_TOKEN_MEANS,
+    Kind,
     Version,
+    kind_of,
     parsed_version,
 )
 from unipo_hooks.algorithm_spec import AlgorithmSpec, Parts
 from unipo_hooks.errors import AlgorithmError
-from unipo_hooks.objective.describe import check, is_off, parameters, uses
-from unipo_hooks.objective.inputs import Normalisers
-
-Kind = Literal["grpo", "gspo_token", "gmpo", "rloo"]
+from unipo_hooks.objective.describe import check
 
 EPS = 1e-4
 """What TRL adds to every standard deviation."""
@@ -45,38 +43,6 @@ LAMBDA_MIN = 1e-4
 
 NO_LIMIT = 1e300
 """Stands for an upper limit that is not set: no ratio reaches it, and JSON holds it."""
-
-CANDIDATES = (
-    "grpo.trl",
-    "bnpo_trl",
-    "dapo.trl",
-    "luspo.trl",
-    "cispo.trl",
-    "sapo_soft.trl",
-    "vespo.trl",
-    "gspo.trl",
-    "gmpo.trl",
-    "rloo_trl",
-    "gdpo.trl",
-    "lite_ppo",
-    "entropy_top_q.trl",
-    "overlong_filter.trl",
-    "tis.trl",
-    "mis.trl",
-    "grpo",
-    "dr_grpo",
-    "luspo",
-    "sapo_soft",
-    "vespo",
-    "gspo",
-    "gspo_token",
-    "gmpo",
-    "gdpo",
-    "delta_clip",
-    "opsm",
-    "overlong_filter",
-)
-"""Registered algorithms a configuration may be, the first one whose parts are the same counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +99,17 @@ class _Reading:
         value = self[name]
         return value if isinstance(value, str) and value in known else str(self._instead(name))
 
+    def named(self, parts: Parts, trl_version: str) -> AlgorithmSpec:
+        """The algorithm these parts are."""
+        return named(
+            parts,
+            trl_version,
+            kind=self.kind,
+            loss_type=str(self["loss_type"]),
+            features=self.features,
+            unknown=self.unknown,
+        )
+
     def _instead(self, name: str) -> Any:
         default = self.default(name)
         line = f"{name}={_short(self[name])} is not known: it is read as the default, {default!r}"
@@ -156,7 +133,7 @@ def spec_from_trl(
     """
     values = config if isinstance(config, Mapping) else _values(config)
     configs = [each.__name__ for each in type(config).__mro__]
-    kind: Kind = _kind([trainer_class, *configs], values)
+    kind: Kind = kind_of([trainer_class, *configs], values)
     read = _Reading(values, parsed_version(str(trl_version)), kind)
     if read.version < OLDEST:
         read.unknown.append(f"TRL {trl_version}: what versions before 0.17 compute is not known")
@@ -166,78 +143,17 @@ def spec_from_trl(
     slots = _rloo(read) if kind == "rloo" else _gmpo(read) if kind == "gmpo" else _grpo(read, entropy_coefficient)
     _report_unknown_names(read)
     parts = Parts.model_validate(slots)
-    spec = _named(read, parts, trl_version)
+    spec = read.named(parts, trl_version)
     try:
         check(spec)
     except AlgorithmError as error:  # a number no part takes
         read.unknown.append(str(error))
-        spec = _named(read, parts, trl_version)
+        spec = read.named(parts, trl_version)
     return TrlAlgorithm(spec, tuple(read.unknown))
-
-
-def normalisers_from_trl(
-    *,
-    loss_type: str,
-    trl_version: str,
-    training: bool,
-    accumulation_steps: float,
-    steps_per_generation: float | None = None,
-    num_items_in_batch: float | None = None,
-    num_processes: int = 1,
-    max_completion_length: float | None = None,
-    trainer_class: str = "",
-) -> Normalisers:
-    """What a micro-batch of TRL is divided by.
-
-    `accumulation_steps` is the trainer's `current_gradient_accumulation_steps`, `num_items_in_batch` what the
-    micro-batch holds under that name: tokens of the whole generation batch over all ranks. Where the loss is divided
-    only after `_compute_loss` returned it (`divided_afterwards`), the loss computed with these is the divided one.
-    """
-    version, kind = parsed_version(trl_version), trainer_kind(trainer_class)
-    # 0.22 to 0.26 divided in evaluation as well.
-    accumulates = training or (kind != "rloo" and (0, 22) <= version < (0, 27))
-    steps = accumulation_steps if accumulates else 1
-    tokens = None
-    if num_items_in_batch is not None and kind not in ("rloo", "gmpo") and loss_type in UPDATE_TOKEN_MEANS:
-        tokens = max(num_items_in_batch, 1.0) / num_processes
-        # num_items_in_batch spans the generation batch; since 1.9.1 it is scaled down to one accumulation window.
-        if training and version >= (1, 9, 1) and steps_per_generation:
-            tokens *= accumulation_steps / steps_per_generation
-    return Normalisers(
-        accumulation_steps=steps,
-        tokens=tokens,
-        length=max_completion_length if loss_type == "dr_grpo" else None,
-        data_parallel_size=num_processes,
-    )
-
-
-def divided_afterwards(trl_version: str, trainer_class: str = "") -> bool:
-    """Whether the accumulation steps divide the loss only after `_compute_loss` returned it.
-
-    So it was for GRPO up to 0.21, and is for RLOO: `Trainer.training_step` divides.
-    """
-    return trainer_kind(trainer_class) == "rloo" or parsed_version(trl_version) < (0, 22)
-
-
-def trainer_kind(trainer_class: str) -> Kind:
-    """Whose loss a trainer computes, by its class or its class and those it is derived from."""
-    return _kind([trainer_class], {})
 
 
 def _values(config: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(config).items() if not name.startswith("_")}
-
-
-def _kind(names: list[str], values: Mapping[str, Any]) -> Kind:
-    known: dict[str, Kind] = {"GMPO": "gmpo", "RLOO": "rloo", "GSPOToken": "gspo_token"}
-    for name in names:
-        for word, kind in known.items():
-            if word.lower() in name.lower():
-                return kind
-    level = values.get("importance_sampling_level")
-    if isinstance(level, str) and level == "sequence_token":
-        return "gspo_token"
-    return "rloo" if "normalize_advantages" in values and "loss_type" not in values else "grpo"
 
 
 def _grpo(read: _Reading, entropy_coefficient: float | None) -> dict[str, Any]:
@@ -524,52 +440,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _named(read: _Reading, parts: Parts, trl_version: str) -> AlgorithmSpec:
-    """The registered algorithm these parts are, with their hyper-parameters, or one of its own."""
-    unsure: dict[str, Any] = {"exact": False, "inexact": "; ".join(read.unknown)} if read.unknown else {}
-    known = set(algorithms.ids())
-    loss_type = str(read["loss_type"])
-    # An unknown loss is not called by the name of the one that stands for it.
-    if read.kind in ("rloo", "gmpo") or loss_type in CLIPPED_LOSSES | OTHER_LOSSES:
-        for name in CANDIDATES:
-            if name in known and _shape(algorithms.get(name).parts) == _shape(parts):
-                return algorithms.get(name).model_copy(update={"parts": parts, **unsure})
-    base = {"rloo": "rloo", "gmpo": "gmpo"}.get(read.kind) or re.sub(r"[^a-z0-9_]", "_", loss_type.lower())[:40]
-    base = base or "unknown"
-    words = [word for word, _ in read.features]
-    said = [phrase for _, phrase in read.features]
-    text = f"{base} of TRL" + (f" with {', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "")
-    text += f" with {said[0]}" if len(said) == 1 else ""
-    parents = [each for each in (f"{base}.trl", f"{base}_trl", f"{base}_soft.trl", base) if each in known]
-    return AlgorithmSpec(
-        id=".".join(["trl", "_".join([base, *words])]),
-        name=text,
-        title=text,
-        source=f"TRL {trl_version}",
-        family="PPO and GRPO",
-        parent=parents[0] if parents else None,
-        story=f"What a trainer of TRL {trl_version} computes with the settings of this run: {text}.",
-        changed=f"Runs {', '.join(said)}." if said else "",
-        evidence="C",
-        exact=False,
-        inexact="; ".join(
-            [*read.unknown, "put together from the trainer's settings; the run compares it with the trainer's own loss"]
-        ),
-        parts=parts,
-    )
-
-
-def _shape(parts: Parts) -> list[tuple[str, str, tuple[tuple[str, Any], ...]]]:
-    """What has to be equal for two algorithms to differ in numbers alone: parts, and what is chosen in them."""
-    shape = []
-    for slot, _, use in uses(parts):
-        if slot == "constraint" and is_off(use):
-            continue
-        values = parameters(slot, use)
-        chosen = tuple((name, value) for name, value in sorted(values.items()) if isinstance(value, bool | str))
-        given = tuple((name, values[name] is None) for name in ("delta", "dual_clip") if name in values)
-        shape.append((slot, use.part, (*chosen, *given)))
-    return shape
-
-
-__all__ = ["TrlAlgorithm", "divided_afterwards", "normalisers_from_trl", "spec_from_trl", "trainer_kind"]
+__all__ = ["TrlAlgorithm", "spec_from_trl"]

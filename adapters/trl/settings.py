@@ -12,12 +12,8 @@ from typing import Any
 
 import trl
 
-from unipo_hooks.adapters.trl.algorithm import (
-    divided_afterwards,
-    normalisers_from_trl,
-    spec_from_trl,
-    trainer_kind,
-)
+from unipo_hooks.adapters.trl.algorithm import spec_from_trl
+from unipo_hooks.adapters.trl.normalisers import divided_afterwards, normalisers_from_trl, trainer_kind
 from unipo_hooks.adapters.trl.versions import CLIPPED_LOSSES
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.objective.inputs import Normalisers

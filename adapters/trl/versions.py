@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 Version = tuple[int, ...]
 
@@ -105,3 +106,20 @@ def parsed_version(text: str) -> Version:
     """`1.10.0.dev0` as (1, 10, 0)."""
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     return tuple(int(each or 0) for each in found.groups()) if found else (0, 0, 0)
+
+
+Kind = Literal["grpo", "gspo_token", "gmpo", "rloo"]
+"""Families of trainers, by how they compute the loss."""
+
+
+def kind_of(names: list[str], values: Mapping[str, Any]) -> Kind:
+    """The family of a trainer, from the names of its classes and of its configuration's, and its settings."""
+    known: dict[str, Kind] = {"GMPO": "gmpo", "RLOO": "rloo", "GSPOToken": "gspo_token"}
+    for name in names:
+        for word, kind in known.items():
+            if word.lower() in name.lower():
+                return kind
+    level = values.get("importance_sampling_level")
+    if isinstance(level, str) and level == "sequence_token":
+        return "gspo_token"
+    return "rloo" if "normalize_advantages" in values and "loss_type" not in values else "grpo"

@@ -12,13 +12,9 @@ from trl.experimental.a2po import A2POConfig
 from trl.experimental.gmpo import GMPOConfig
 
 from unipo_hooks import algorithms
-from unipo_hooks.adapters.trl.algorithm import (
-    divided_afterwards,
-    normalisers_from_trl,
-    parsed_version,
-    spec_from_trl,
-)
-from unipo_hooks.adapters.trl.versions import DEFAULTS
+from unipo_hooks.adapters.trl.algorithm import spec_from_trl
+from unipo_hooks.adapters.trl.normalisers import divided_afterwards, normalisers_from_trl
+from unipo_hooks.adapters.trl.versions import DEFAULTS, parsed_version
 from unipo_hooks.objective.describe import check, parameters, uses
 
 NOW = trl.__version__

@@ -11,8 +11,7 @@ Axes: B responses, T token positions. Log-probs are natural logarithms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -20,23 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from objective.torch_parts import BOUNDS, FILTERS, GATES, MASKS, RATIOS, WEIGHTS, Given, most_entropic, stopped
+from precision import float64
 from torch import Tensor
 
 from unipo_hooks.algorithm_spec import AlgorithmSpec, Component, Parts
 from unipo_hooks.objective.describe import inputs, merged, parameters, uses
 from unipo_hooks.objective.evaluate import evaluate
 from unipo_hooks.objective.inputs import Batch, axes_of
-
-
-@contextmanager
-def float64() -> Iterator[None]:
-    """Tensors made from numbers are float64 meanwhile, and what they were for others before and after."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @dataclass(frozen=True)
