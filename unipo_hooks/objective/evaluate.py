@@ -23,7 +23,7 @@ from unipo_hooks.objective.describe import (
 from unipo_hooks.objective.inputs import INPUTS, Array, Batch, require
 from unipo_hooks.objective.own import checked
 from unipo_hooks.objective.parts import FUNCTIONS
-from unipo_hooks.objective.parts.types import CLIPPED, Constraint, Gate, Rewards
+from unipo_hooks.objective.parts.types import CLIPPED, Constraint, Gate, Ratio, Rewards
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,36 +190,15 @@ def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array
         policy_weight = policy_weight + slope_BT * gate.d_log_prob
     policy_objective = np.broadcast_to(detached * gate.objective, shape) * (counted_BT > 0)
 
-    penalty_BT, constraint_weight = np.zeros(shape), np.zeros(shape)
-    constraint_loss = entropy_loss = 0.0
-    for use in parts.constraint:
-        if is_off(use):
-            continue
-        term: Constraint = _call("constraint", use, kept, advantages, ratio)
-        own_BT = valid_BT * (detached if term.before_weight else 1.0)
-        if term.among is not None:
-            own_BT = own_BT * term.among
-        if term.token_mean:
-            # What the whole vocabulary does is averaged over the tokens the policy term is averaged over.
-            own_counted_BT = kept.mask_BT * (1.0 if term.attributable else (counted_BT > 0) * often_B[:, None])
-            if term.among is not None:
-                own_counted_BT = own_counted_BT * ((term.among > 0) | batch.invalid_BT)
-            tokens = max(own_counted_BT.sum(), 1.0) * batch.normalisers.accumulation_steps
-            own_share_BT = own_BT * own_counted_BT / tokens
-        else:
-            own_share_BT = share_BT * own_BT
-        value = float((own_share_BT * term.penalty).sum())
-        if not term.attributable:
-            entropy_loss += value
-            continue
-        constraint_loss += value
-        if term.d_log_prob is not None:
-            constraint_weight = constraint_weight + own_share_BT * term.d_log_prob
-        if term.d_log_ratio is not None:
-            through = term.ratio or ratio
-            constraint_weight = constraint_weight + through.pull(own_share_BT * term.d_log_ratio)
-        in_objective = np.divide(own_share_BT * term.penalty, share_BT, out=np.zeros(shape), where=share_BT != 0)
-        penalty_BT = penalty_BT + in_objective
+    terms = _constraints(
+        parts,
+        kept,
+        advantages,
+        ratio,
+        share_BT=share_BT,
+        counted_BT=(counted_BT > 0) * often_B[:, None],
+        detached=detached,
+    )
 
     ranks = batch.normalisers.data_parallel_size
     clipped = gate.clipped if gate.clipped is not None else ratio.clipped
@@ -228,18 +207,68 @@ def _evaluate(spec: AlgorithmSpec, parts: Parts, batch: Batch, counted_BT: Array
         advantages=np.broadcast_to(advantages, shape) * batch.mask_BT,
         ratio=np.broadcast_to(ratio.value, shape) * batch.mask_BT,
         policy_objective=policy_objective,
-        constraint=penalty_BT,
+        constraint=terms.penalty_BT,
         policy_weight=policy_weight * valid_BT / ranks,
-        constraint_weight=constraint_weight * valid_BT / ranks,
+        constraint_weight=terms.weight_BT * valid_BT / ranks,
         clipped=(np.zeros(shape) if clipped is None else clipped * valid_BT).astype(np.uint8),
         mask=np.broadcast_to(factor * (counted_BT > 0), shape),
         aggregation=share_BT,
         policy_loss=-float((share_BT * policy_objective).sum()),
-        constraint_loss=constraint_loss,
-        entropy_loss=entropy_loss,
+        constraint_loss=terms.loss,
+        entropy_loss=terms.entropy_loss,
         invalid=batch.invalid_BT,
         notes=notes,
     )
+
+
+@dataclass(slots=True)
+class _Terms:
+    """What the constraints of an objective come to, together."""
+
+    penalty_BT: Array
+    """Per unit of the token's share of the loss."""
+    weight_BT: Array
+    loss: float = 0.0
+    entropy_loss: float = 0.0
+
+
+def _constraints(
+    parts: Parts, batch: Batch, advantages: Array, ratio: Ratio, *, share_BT: Array, counted_BT: Array, detached: Any
+) -> _Terms:
+    """The constraints of an objective.
+
+    `share_BT`: the aggregation; `counted_BT`: how often a token is in its denominator; `detached`: what multiplies the
+    policy term.
+    """
+    shape, valid_BT = batch.shape, batch.valid_BT
+    terms = _Terms(np.zeros(shape), np.zeros(shape))
+    for use in parts.constraint:
+        if is_off(use):
+            continue
+        term: Constraint = _call("constraint", use, batch, advantages, ratio)
+        own_BT = valid_BT * (detached if term.before_weight else 1.0)
+        if term.among is not None:
+            own_BT = own_BT * term.among
+        if term.token_mean:
+            # What the whole vocabulary does is averaged over the tokens the policy term is averaged over.
+            own_counted_BT = batch.mask_BT * (1.0 if term.attributable else counted_BT)
+            if term.among is not None:
+                own_counted_BT = own_counted_BT * ((term.among > 0) | batch.invalid_BT)
+            tokens = max(own_counted_BT.sum(), 1.0) * batch.normalisers.accumulation_steps
+            own_share_BT = own_BT * own_counted_BT / tokens
+        else:
+            own_share_BT = share_BT * own_BT
+        value = float((own_share_BT * term.penalty).sum())
+        if not term.attributable:
+            terms.entropy_loss += value
+            continue
+        terms.loss += value
+        if term.d_log_prob is not None:
+            terms.weight_BT += own_share_BT * term.d_log_prob
+        if term.d_log_ratio is not None:
+            terms.weight_BT += (term.ratio or ratio).pull(own_share_BT * term.d_log_ratio)
+        terms.penalty_BT += np.divide(own_share_BT * term.penalty, share_BT, out=np.zeros(shape), where=share_BT != 0)
+    return terms
 
 
 def _without_dropped_groups(batch: Batch, often_B: Array) -> Batch:
