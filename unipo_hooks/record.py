@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.schema import Header, Kind, Trainer
 
 Array = NDArray[Any]
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ class CapturedRollout:
     messages: Sequence[str] | None = None
     """The conversation of each response's prompt as JSON, where there is one."""
     mask_reason_BT: Array | None = None
+    reward_R: Array | None = None
+    """Rewards of the responses of all ranks, rank 0's first, where they are known: a group may span ranks."""
+    tokens_over_ranks: float | None = None
+    """Tokens of all ranks that count in the loss, where they are known."""
     channels: Mapping[str, Array] = field(default_factory=dict)
     """Further channels fixed at the rollout: (B, T), or (B,) where there is one value a response."""
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +158,17 @@ class CapturedUpdate:
         """Host memory of its arrays, in bytes."""
         compared = _total(m.token_loss_bT for m in self.micro_batches if m.token_loss_bT is not None)
         return compared + sum(m.rows_b.nbytes + _total(m.channels.values()) for m in self.micro_batches)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending(Generic[Record]):
+    """A record to be made by the thread that writes it: its arrays may still be on their way to the host."""
+
+    of: type[Record]
+    nbytes: int
+    """Host memory it takes until then, in bytes."""
+    make: Callable[[], Record]
+    """Called once, on the writing thread; a CaptureError costs this record alone."""
 
 
 def _total(arrays: Any) -> int:

@@ -18,7 +18,7 @@ from unipo_hooks.bundle.attempts import open_writer
 from unipo_hooks.bundle.earlier import Earlier
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy
-from unipo_hooks.record import CapturedRollout, CapturedUpdate, RunInfo
+from unipo_hooks.record import CapturedRollout, CapturedUpdate, Pending, RunInfo
 from unipo_hooks.schema import Kind
 from unipo_hooks.session import Checkpoint, Item, Session, TrainerLog
 
@@ -68,11 +68,11 @@ class Recorder:
         """What earlier attempts left, where this start continues a bundle."""
         return self._session.earlier
 
-    def rollout(self, rollout: CapturedRollout) -> None:
+    def rollout(self, rollout: CapturedRollout | Pending[CapturedRollout]) -> None:
         """Hand over a rollout; it comes before the updates that train on it."""
         self._put(rollout)
 
-    def update(self, update: CapturedUpdate) -> None:
+    def update(self, update: CapturedUpdate | Pending[CapturedUpdate]) -> None:
         """Hand over an update."""
         self._put(update)
 

@@ -21,11 +21,11 @@ from unipo_hooks.bundle.attempts import end_attempt
 from unipo_hooks.bundle.rows import rollout_rows, update_rows
 from unipo_hooks.bundle.writer import BundleWriter
 from unipo_hooks.channels import CHANNELS
-from unipo_hooks.errors import UnipoError
+from unipo_hooks.errors import CaptureError, UnipoError
 from unipo_hooks.metrics import update_sums
 from unipo_hooks.policy import CapturePolicy, Pacing
 from unipo_hooks.reconcile import Gap, gap_of, with_results
-from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, RunInfo
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending, RunInfo
 from unipo_hooks.schema import Kind, LogLine, MetricsLine, MicroBatchLine
 from unipo_hooks.text import TokenText
 
@@ -53,7 +53,8 @@ class Checkpoint:
     nbytes: int = 0
 
 
-Item = CapturedRollout | CapturedUpdate | TrainerLog | Checkpoint
+Record = CapturedRollout | CapturedUpdate | TrainerLog | Checkpoint
+Item = Record | Pending[CapturedRollout] | Pending[CapturedUpdate]
 
 
 class Session:
@@ -88,7 +89,7 @@ class Session:
 
     def process(self, item: Item) -> None:
         """Do one record; whatever fails is contained."""
-        if self._off or not self._contained(lambda: self._dispatch(item)):
+        if self._off or not self._contained(lambda: self._dispatch(item.make() if isinstance(item, Pending) else item)):
             self._writer.count_lost(**_count(item), reason=self.failure)
 
     def idle(self) -> None:
@@ -124,9 +125,15 @@ class Session:
             self._dropped[name] += number
 
     def _contained(self, action: Callable[[], None]) -> bool:
-        """Whether the action went through. A disk that refuses may recover; any other error is ours, and final."""
+        """Whether the action went through.
+
+        A disk that refuses may recover, and a record that cannot be made costs itself alone; any other error is ours,
+        and final.
+        """
         try:
             action()
+        except CaptureError as error:
+            self._fail(f"{error}; what is lost is counted")
         except OSError as error:
             self._fail(f"cannot write to {self._writer.path}: {error.strerror or error}; what is lost is counted")
         except Exception as error:
@@ -141,7 +148,7 @@ class Session:
             log.warning("unipo-hooks: %s. Training goes on.", message, exc_info=error)
         self.failure = self.failure or message
 
-    def _dispatch(self, item: Item) -> None:
+    def _dispatch(self, item: Record) -> None:
         match item:
             case CapturedRollout():
                 self._rollout(item)
@@ -336,9 +343,10 @@ class Session:
 
 def _count(item: Item) -> dict[str, int]:
     """A record as the manifest counts what is lost."""
+    of = item.of if isinstance(item, Pending) else type(item)
     return {
-        "rollouts": int(isinstance(item, CapturedRollout)),
-        "updates": int(isinstance(item, CapturedUpdate)),
+        "rollouts": int(of is CapturedRollout),
+        "updates": int(of is CapturedUpdate),
         "size": item.nbytes,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +14,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.locate import find_trainer, missing_methods
-from unipo_hooks.adapters.trl.settings import normalisers, run_info
+from unipo_hooks.adapters.trl.settings import divided_by, run_info
 from unipo_hooks.adapters.trl.tap import Tap
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.algorithms import chosen, own, registered
 from unipo_hooks.policy import CapturePolicy, policy_from
-from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending
 from unipo_hooks.recorder import Recorder
 from unipo_hooks.schema import Kind
+
+MicroBatches = list[tuple[int, Pending[CapturedMicroBatch]]]
+"""Those of an update so far, each with the rollout its responses are of."""
 
 
 class UnipoCallback(TrainerCallback):
@@ -71,7 +75,7 @@ class UnipoCallback(TrainerCallback):
         self._rollouts: dict[Kind, int] = {"train": 0, "eval": 0}
         self._evaluations = 0
         self._newest_rollout = -1
-        self._micro_batches: list[CapturedMicroBatch] = []
+        self._micro_batches: MicroBatches = []
         self._learning_rate: float | None = None
         self._seconds_told = 0.0
         self._training = False
@@ -150,17 +154,17 @@ class UnipoCallback(TrainerCallback):
         self._stale |= stale
         return stale
 
-    def rollout(self, rollout: CapturedRollout) -> None:
+    def rollout(self, rollout: Pending[CapturedRollout]) -> None:
         """A rollout was generated and scored."""
         if self._recorder is not None:
             self._recorder.rollout(rollout)
 
-    def micro_batch(self, kind: Kind, micro_batch: CapturedMicroBatch) -> None:
+    def micro_batch(self, kind: Kind, rollout: int, micro_batch: Pending[CapturedMicroBatch]) -> None:
         """A loss was computed: part of the update being accumulated, or an evaluation pass of its own."""
         if kind == "train":
-            self._micro_batches.append(micro_batch)
+            self._micro_batches.append((rollout, micro_batch))
         else:
-            self._hand_over("eval", self._evaluations, self._trainer.state.global_step, [micro_batch])
+            self._hand_over("eval", self._evaluations, self._trainer.state.global_step, [(rollout, micro_batch)])
             self._evaluations += 1
 
     # --- our own steps ---
@@ -230,26 +234,27 @@ class UnipoCallback(TrainerCallback):
         if stale or micro_batches:
             self._hand_over("train", global_step - 1, global_step, [] if stale else micro_batches)
 
-    def _hand_over(self, kind: Kind, update: int, step: int, micro_batches: list[CapturedMicroBatch]) -> None:
+    def _hand_over(self, kind: Kind, update: int, step: int, micro_batches: MicroBatches) -> None:
         if self._recorder is None:
             return
         trainer = self._trainer
-        newest = max((micro_batch.rollout for micro_batch in micro_batches), default=self._newest_rollout)
+        newest = max((rollout for rollout, _ in micro_batches), default=self._newest_rollout)
         seconds = self._guard.seconds
-        self._recorder.update(
-            CapturedUpdate(
-                kind=kind,
-                update=update,
-                step=step,
-                micro_batches=micro_batches,
-                is_first_step_after_rollout_phase=kind == "eval" or newest > self._newest_rollout,
-                learning_rate=self._learning_rate if kind == "train" else None,
-                accumulation_steps=int(normalisers(trainer, kind).accumulation_steps),
-                data_parallel_size=trainer.accelerator.num_processes,
-                length_constant=getattr(trainer, "max_completion_length", None),
-                hook_seconds=seconds - self._seconds_told,
-            )
+        describe = partial(
+            CapturedUpdate,
+            kind=kind,
+            update=update,
+            step=step,
+            is_first_step_after_rollout_phase=kind == "eval" or newest > self._newest_rollout,
+            learning_rate=self._learning_rate if kind == "train" else None,
+            accumulation_steps=int(divided_by(trainer, kind)(None).accumulation_steps),
+            data_parallel_size=trainer.accelerator.num_processes,
+            length_constant=getattr(trainer, "max_completion_length", None),
+            hook_seconds=seconds - self._seconds_told,
         )
+        nbytes = sum(each.nbytes for _, each in micro_batches)
+        make = lambda: describe(micro_batches=[each.make() for _, each in micro_batches])  # noqa: E731
+        self._recorder.update(Pending(CapturedUpdate, nbytes, make))
         self._seconds_told = seconds
         if kind == "train":
             self._newest_rollout = newest

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import PurePath
 from typing import Any
 
@@ -131,18 +131,22 @@ def _class_names(classes: tuple[type, ...]) -> str:
     return " ".join(each.__name__ for each in classes)
 
 
-def normalisers(trainer: Any, kind: Kind, num_items: Any = None) -> Normalisers:
-    """What the trainer divides a micro-batch by, and what a token mean over the update would divide it by."""
-    return normalisers_from_trl(
+def divided_by(trainer: Any, kind: Kind) -> Callable[[float | None], Normalisers]:
+    """What the trainer divides a micro-batch by, and what a token mean over the update would divide it by.
+
+    To be asked with the tokens TRL counts (`num_items_in_batch`), which may still be on a device now.
+    """
+    known = partial(
+        normalisers_from_trl,
         loss_type="dapo",
         trl_version=trl.__version__,
         training=kind == "train",
         accumulation_steps=trainer.current_gradient_accumulation_steps,
         steps_per_generation=getattr(trainer.args, "steps_per_generation", None),
-        num_items_in_batch=None if num_items is None else float(num_items),
         num_processes=trainer.accelerator.num_processes,
         trainer_class=class_names(trainer),
     )
+    return lambda tokens: known(num_items_in_batch=tokens)
 
 
 def accumulation_after_loss(trainer: Any, kind: Kind) -> float:

@@ -19,17 +19,19 @@ import numpy as np
 import torch
 
 from unipo_hooks.adapters.trl.guard import Guard
-from unipo_hooks.adapters.trl.settings import accumulation_after_loss, normalisers
+from unipo_hooks.adapters.trl.host import Copier
+from unipo_hooks.adapters.trl.settings import accumulation_after_loss, divided_by
 from unipo_hooks.adapters.trl.translate import (
     Forward,
     Scored,
     captured_micro_batch,
     captured_rollout,
-    old_log_probs,
-    to_host,
+    micro_batch_tensors,
+    rollout_tensors,
+    to_array,
 )
 from unipo_hooks.errors import CaptureError
-from unipo_hooks.record import CapturedMicroBatch, CapturedRollout
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, Pending
 from unipo_hooks.schema import Kind
 
 LOG_PROB_METHODS = ("_get_per_token_logps_and_entropies", "_get_per_token_logps")
@@ -46,11 +48,11 @@ class Sink(Protocol):
     def from_an_earlier_start(self, start: int) -> bool:
         """Whether a rollout of that start cannot be joined any more; its update is then counted as lost."""
 
-    def rollout(self, rollout: CapturedRollout) -> None:
+    def rollout(self, rollout: Pending[CapturedRollout]) -> None:
         """A rollout was generated and scored."""
 
-    def micro_batch(self, kind: Kind, micro_batch: CapturedMicroBatch) -> None:
-        """A loss was computed."""
+    def micro_batch(self, kind: Kind, rollout: int, micro_batch: Pending[CapturedMicroBatch]) -> None:
+        """A loss was computed, of responses of that rollout."""
 
 
 class Tap:
@@ -58,6 +60,7 @@ class Tap:
 
     def __init__(self, trainer: Any, sink: Sink, guard: Guard) -> None:
         self._trainer, self._sink, self._guard = trainer, sink, guard
+        self._copier = Copier()
         self.closed = False
         """Whether the callback has moved on to another trainer; this one's methods then only pass through."""
         self._rows = f"unipo_rows_{id(self):x}"
@@ -163,25 +166,25 @@ class Tap:
         rows = batch["completion_ids"].shape[0]
         start, number = self._sink.next_rollout(kind)
         per_prompt = trainer.num_generations if kind == "train" else _eval_generations(trainer)
-        record = captured_rollout(
-            batch,
-            scored,
+        copies = self._copier(rollout_tensors(batch, scored, forwards))
+        describe = functools.partial(
+            captured_rollout,
+            lengths=scored.lengths,
+            prompts=scored.prompts,
             kind=kind,
             rollout=number,
             step=trainer.state.global_step + (kind == "train"),
             num_generations=per_prompt,
-            reward_weights=to_host(trainer.reward_weights),
+            reward_weights=to_array(trainer.reward_weights.detach().to("cpu", copy=True)),
             rank=trainer.accelerator.process_index,
             ranks=trainer.accelerator.num_processes,
-            old=old_log_probs(batch, forwards),
+            lost=self._lost,
         )
-        if "old_logps" in batch and "old_log_probs" not in record.channels:
-            self._lost("old_log_probs: no log-probs were computed whose sums are those of the batch (old_logps)")
         # On the CPU, where reading it back costs no synchronisation.
         batch[self._rows] = torch.stack(
             [torch.full((rows,), start), torch.full((rows,), number), torch.arange(rows)], dim=1
         )
-        self._sink.rollout(record)
+        self._sink.rollout(Pending(CapturedRollout, copies.nbytes, lambda: describe(copies.wait())))
 
     def _computed(
         self, inputs: dict[str, Any], frame: FrameType | None, forwards: list[Forward], loss: torch.Tensor
@@ -193,21 +196,20 @@ class Tap:
         identity = inputs[self._rows].numpy()
         if self._sink.from_an_earlier_start(int(identity[0, 0])):
             return
-        divided_by = normalisers(self._trainer, self._kind, inputs.get("num_items_in_batch"))
-        micro_batch = captured_micro_batch(
-            inputs,
-            {} if frame is None else frame.f_locals,
-            loss,
-            forwards=forwards,
-            rollout=int(identity[0, 1]),
+        trainer, kind, rollout = self._trainer, self._kind, int(identity[0, 1])
+        local = {} if frame is None else frame.f_locals
+        copies = self._copier(micro_batch_tensors(inputs, local, forwards, loss))
+        describe = functools.partial(
+            captured_micro_batch,
+            rollout=rollout,
             rows_b=identity[:, 2].astype(np.int64),
-            router_coef=float(getattr(self._trainer, "router_aux_loss_coef", 0.0) or 0.0),
-            update_tokens=divided_by.tokens,
-            accumulation_steps=divided_by.accumulation_steps,
-            divisor=accumulation_after_loss(self._trainer, self._kind),
+            router_coef=float(getattr(trainer, "router_aux_loss_coef", 0.0) or 0.0),
+            divided_by=divided_by(trainer, kind),
+            divisor=accumulation_after_loss(trainer, kind),
             lost=self._lost,
         )
-        self._sink.micro_batch(self._kind, micro_batch)
+        record = Pending(CapturedMicroBatch, copies.nbytes, lambda: describe(copies.wait()))
+        self._sink.micro_batch(kind, rollout, record)
 
     def _lost(self, what: str) -> None:
         """Say once that something cannot be read of this trainer; the rest is captured."""

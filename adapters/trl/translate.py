@@ -1,4 +1,8 @@
-"""TRL's tensors → records: names, lengths and what was never computed. Copies to the host and nothing else."""
+"""TRL's tensors → records: names, lengths and what was never computed.
+
+`*_tensors` say on the training thread which tensors are read, and compute nothing that would have to wait for a device;
+`captured_*` make records of their copies, on the writing thread.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import numpy as np
 import torch
 
 from unipo_hooks.errors import CaptureError
+from unipo_hooks.objective.inputs import Normalisers
 from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout
 from unipo_hooks.schema import Kind
 
@@ -28,6 +33,15 @@ UPDATE_CHANNELS = {"per_token_logps": "log_probs", "entropies": "entropies", "pe
 
 POLICY_MASKS = ("entropy_mask", "off_policy_mask")
 """Locals of `_compute_loss` that multiply the policy term; their product is `policy_mask`."""
+
+ROLLOUT_INPUTS = ("completion_ids", "completion_mask", "tool_mask", "prompt_ids", "prompt_mask", "old_logps")
+"""What is read of a generation batch beside channels."""
+
+LOSS_INPUTS = ("completion_mask", "num_items_in_batch")
+"""What is read of the inputs of `_compute_loss`."""
+
+LOCALS = (*UPDATE_CHANNELS, *POLICY_MASKS, "per_token_loss", "entropy_loss", "apply_coef", "aux_loss", "normalizer")
+"""What is read of the local variables of `_compute_loss`."""
 
 LOG_PROBS = ("old_log_probs", "ref_log_probs")
 """Channels of the rollout TRL writes as 0 where attention is masked, which would read as probability 1."""
@@ -58,17 +72,39 @@ class Forward:
         return found if isinstance(found, torch.Tensor) else None
 
 
-def to_host(tensor: torch.Tensor) -> Array:
-    """A copy on the host; bfloat16 and float16 become float32, exactly."""
-    host = tensor.detach().to("cpu", copy=True)
-    array: Array = (host.float() if host.dtype in (torch.bfloat16, torch.float16) else host).numpy()
+def rollout_tensors(batch: Mapping[str, Any], scored: Scored, forwards: Sequence[Forward]) -> dict[str, Any]:
+    """What is read of a generation batch and of the forward passes that were made for it."""
+    return {
+        "batch": {key: batch[key] for key in (*ROLLOUT_INPUTS, *ROLLOUT_CHANNELS) if key in batch},
+        "rewards_per_func": scored.rewards_per_func,
+        "summed": _summed(batch, forwards),
+    }
+
+
+def micro_batch_tensors(
+    inputs: Mapping[str, Any], local: Mapping[str, Any], forwards: Sequence[Forward], loss: torch.Tensor
+) -> dict[str, Any]:
+    """What is read of one `_compute_loss`: its inputs, its local variables, its forward pass and what it returned."""
+    forward = _of_policy(forwards, inputs["completion_mask"].shape)
+    return {
+        "inputs": {key: inputs[key] for key in LOSS_INPUTS if key in inputs},
+        "local": {key: local[key] for key in LOCALS if local.get(key) is not None},
+        "forward": None if forward is None else [forward.item(number) for number in range(3)],
+        "loss": loss,
+    }
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """A tensor on the host as an array; bfloat16 and float16 become float32, exactly."""
+    array: Array = (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
     return array
 
 
 def captured_rollout(
-    batch: Mapping[str, Any],
-    scored: Scored,
+    tensors: Mapping[str, Any],
     *,
+    lengths: Sequence[int],
+    prompts: Sequence[Any],
     kind: Kind,
     rollout: int,
     step: int,
@@ -76,28 +112,34 @@ def captured_rollout(
     reward_weights: Array,
     rank: int,
     ranks: int,
-    old: torch.Tensor | None = None,
+    lost: Callable[[str], None] = lambda _: None,
 ) -> CapturedRollout:
-    """The record of a generation batch before it is shuffled. Row i of this rank is row rank · B + i of the rollout.
+    """The record of a generation batch before it is shuffled, from copies of its `rollout_tensors`.
 
-    `old`: log-probs (B, T) of the policy that generated, where the batch holds their sums alone.
+    Row i of this rank is row rank · B + i of the rollout. `lengths` and `prompts` are what `_calculate_rewards` was
+    given; `lost` is told what cannot be read.
     """
-    ids_BT = to_host(batch["completion_ids"])
+    batch = tensors["batch"]
+    ids_BT = to_array(batch["completion_ids"])
     rows, width = ids_BT.shape
-    length_B = np.array(scored.lengths, np.int64)
-    attended_BT = to_host(batch["completion_mask"]).astype(bool)
+    length_B = np.array(lengths, np.int64)
+    attended_BT = to_array(batch["completion_mask"]).astype(bool)
     tool_mask = batch.get("tool_mask")
-    mask_BT = attended_BT if tool_mask is None else attended_BT & to_host(tool_mask).astype(bool)
-    components_BK = to_host(scored.rewards_per_func)[rank * rows : (rank + 1) * rows]
-    prompt_ids, prompt_mask = to_host(batch["prompt_ids"]), to_host(batch["prompt_mask"]).astype(bool)
+    mask_BT = attended_BT if tool_mask is None else attended_BT & to_array(tool_mask).astype(bool)
+    components_BK = to_array(tensors["rewards_per_func"])[rank * rows : (rank + 1) * rows]
+    prompt_ids, prompt_mask = to_array(batch["prompt_ids"]), to_array(batch["prompt_mask"]).astype(bool)
     channels: dict[str, Array] = {}
     for key, name in ROLLOUT_CHANNELS.items():
         if isinstance(batch.get(key), torch.Tensor):
-            values = to_host(batch[key])
+            values = to_array(batch[key])
             values = values[:, 0] if values.shape == (rows, 1) != (rows, width) else values
             channels[name] = np.where(attended_BT, values, np.nan) if name in LOG_PROBS else values
-    if old is not None:
-        channels["old_log_probs"] = np.where(attended_BT, to_host(old), np.nan)
+    if "old_logps" in batch and "old_log_probs" not in channels:
+        old = _whose_sums_are(batch["old_logps"], tensors["summed"])
+        if old is None:
+            lost("old_log_probs: no log-probs were computed whose sums are those of the batch (old_logps)")
+        else:
+            channels["old_log_probs"] = np.where(attended_BT, to_array(old), np.nan)
     # Without log-probs of their own TRL takes the current ones; sums over a response are log-probs of their own.
     on_policy = "old_log_probs" not in channels and "old_logps" not in batch
     return CapturedRollout(
@@ -107,7 +149,7 @@ def captured_rollout(
         groups=rows * ranks // num_generations,
         group_B=(rank * rows + np.arange(rows)) // num_generations,
         prompts=[ids[mask] for ids, mask in zip(prompt_ids, prompt_mask, strict=True)],
-        messages=_messages(scored.prompts),
+        messages=_messages(prompts),
         ids_BT=ids_BT,
         length_B=length_B,
         mask_BT=mask_BT,
@@ -119,46 +161,26 @@ def captured_rollout(
     )
 
 
-def old_log_probs(batch: Mapping[str, Any], forwards: Sequence[Forward]) -> torch.Tensor | None:
-    """The log-probs (B, T) a generation batch holds the sums of, as RLOO's does; None where it holds none.
-
-    They are those whose sums are bit for bit the batch's: a reference policy's are not, nor those of a part of it.
-    """
-    sums_B = batch.get("old_logps")
-    if not isinstance(sums_B, torch.Tensor) or "old_per_token_logps" in batch:
-        return None
-    mask_BT = batch["completion_mask"]
-    for forward in forwards:
-        log_probs = forward.item(0)
-        if log_probs is None or log_probs.shape != mask_BT.shape:
-            continue
-        own_B = (log_probs.detach() * mask_BT).sum(1)
-        if own_B.shape == sums_B.shape and bool(((own_B == sums_B) | (own_B.isnan() & sums_B.isnan())).all()):
-            return log_probs
-    return None
-
-
 def captured_micro_batch(
-    inputs: Mapping[str, Any],
-    local: Mapping[str, Any],
-    loss: torch.Tensor,
+    tensors: Mapping[str, Any],
     *,
     rollout: int,
     rows_b: Array,
     router_coef: float,
-    forwards: Sequence[Forward] = (),
-    update_tokens: float | None = None,
-    accumulation_steps: float = 1,
+    divided_by: Callable[[float | None], Normalisers],
     divisor: float = 1,
     lost: Callable[[str], None] = lambda _: None,
 ) -> CapturedMicroBatch:
-    """The record of one `_compute_loss`, from its inputs, its local variables and its forward passes.
+    """The record of one `_compute_loss`, from copies of its `micro_batch_tensors`.
 
-    `accumulation_steps` divides the router's loss where no local says by what. `divisor` divides the loss after the
+    `divided_by` gives what the loss was divided by, from the number of tokens TRL counts (`num_items_in_batch`); its
+    accumulation steps divide the router's loss where no local says by what. `divisor` divides the loss after the
     trainer returned it; the record holds what the optimizer sees. A local that is something else than its name says in
-    TRL is left out, and `lost` is told.
+    TRL is left out, and `lost` is told. Raises CaptureError where there are no log-probs of the tokens.
     """
-    attended_bT = to_host(inputs["completion_mask"]).astype(bool)
+    inputs, local, forward = tensors["inputs"], tensors["local"], tensors["forward"]
+    normalisers = divided_by(_number(inputs.get("num_items_in_batch")))
+    attended_bT = to_array(inputs["completion_mask"]).astype(bool)
     rows, width = attended_bT.shape
 
     def of_tokens(key: str, *widths: int) -> torch.Tensor | None:
@@ -171,22 +193,21 @@ def captured_micro_batch(
             lost(f"{key} of _compute_loss, which is not one value a token here")
         return value
 
-    forward = _of_policy(forwards, attended_bT.shape)
     channels: dict[str, Array] = {}
     dtype = torch.float32
     for number, (key, name) in enumerate(UPDATE_CHANNELS.items()):
         value = of_tokens(key, width)
         if value is None and forward is not None and name != "token_kl":
-            given = forward.item(number)
+            given = forward[number]
             value = given if given is not None and given.shape == attended_bT.shape else None
         if (value := told(key, value)) is None:
             continue
-        channels[name] = np.where(attended_bT, to_host(value), np.float32(np.nan))
+        channels[name] = np.where(attended_bT, to_array(value), np.float32(np.nan))
         dtype = value.dtype if name == "log_probs" else dtype
     if "log_probs" not in channels:
         raise CaptureError("_compute_loss holds no log-probs of its tokens")
     masks = [told(key, of_tokens(key, width, 1)) for key in POLICY_MASKS if local.get(key) is not None]
-    readable = [to_host(mask) for mask in masks if mask is not None]
+    readable = [to_array(mask) for mask in masks if mask is not None]
     if readable and len(readable) == len(masks):
         channels["policy_mask"] = np.prod(np.broadcast_arrays(attended_bT, *readable)[1:], axis=0, dtype=np.float32)
     token_loss = told("per_token_loss", of_tokens("per_token_loss", width, 1))
@@ -195,22 +216,44 @@ def captured_micro_batch(
         lost("the entropy bonus, whose coefficient (apply_coef) or mean (entropy_loss) is not there")
         bonus = coefficient = None
     auxiliary = local.get("aux_loss")
-    auxiliary = _number(forward.item(2) if auxiliary is None and forward is not None else auxiliary)
+    auxiliary = _number(forward[2] if auxiliary is None and forward is not None else auxiliary)
     # RLOO divides neither term itself: what divides both is the same in all of TRL.
-    shared = _number(local.get("normalizer")) or max(accumulation_steps, divisor)
+    shared = _number(local.get("normalizer")) or max(normalisers.accumulation_steps, divisor)
+    returned = _number(tensors["loss"])
     return CapturedMicroBatch(
         rollout=rollout,
         rows_b=rows_b,
         channels=channels,
-        loss=None if (returned := _number(loss)) is None else returned / divisor,
-        update_tokens=update_tokens,
+        loss=None if returned is None else returned / divisor,
+        update_tokens=normalisers.tokens,
         num_items_in_batch=_number(inputs.get("num_items_in_batch")),
         entropy_coef=None if bonus is None else coefficient,
         entropy_bonus=bonus,
-        token_loss_bT=None if token_loss is None else to_host(token_loss),
+        token_loss_bT=None if token_loss is None else to_array(token_loss),
         router_loss=None if auxiliary is None else router_coef * auxiliary / shared,
         dtype=str(dtype).removeprefix("torch."),
     )
+
+
+def _summed(batch: Mapping[str, Any], forwards: Sequence[Forward]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The log-probs (B, T) of each forward pass and their sums, where a batch holds sums alone, as RLOO's does.
+
+    Summed where the trainer sums, so that the same additions give the same bits.
+    """
+    if not isinstance(batch.get("old_logps"), torch.Tensor) or "old_per_token_logps" in batch:
+        return []
+    mask_BT = batch["completion_mask"]
+    found = [each.item(0) for each in forwards]
+    whole = [each.detach() for each in found if each is not None and each.shape == mask_BT.shape]
+    return [(each, (each * mask_BT).sum(1)) for each in whole]
+
+
+def _whose_sums_are(sums_B: torch.Tensor, summed: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor | None:
+    """The log-probs whose sums are bit for bit these; a reference policy's are not, nor those of a part of it."""
+    for log_probs, own_B in summed:
+        if own_B.shape == sums_B.shape and bool(((own_B == sums_B) | (own_B.isnan() & sums_B.isnan())).all()):
+            return log_probs
+    return None
 
 
 def _of_policy(forwards: Sequence[Forward], shape: tuple[int, ...]) -> Forward | None:
