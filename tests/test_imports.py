@@ -22,7 +22,7 @@ GROUPS: dict[str, set[str]] = {
     "objective": {"algorithms", "objective"},
     "tools": {"metrics", "policy", "reconcile", "text"},
     "bundle": {"bundle"},
-    "capture": {"recorder", "session"},
+    "capture": {"recorder", "session", "signals"},
     "export": {"export"},
     "front": {"cli", "server"},
     "adapters": {"adapters"},

@@ -117,3 +117,43 @@ def test_empty_responses_are_counted_as_responses_and_have_no_tokens():
     sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info())
     assert sums["response_length"][:2] == (0, 8)
     assert sums["entropy"] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("level", ["sequence", "product"])
+def test_a_ratio_of_a_response_is_the_mean_or_the_product_of_its_tokens_ratios(level):
+    rollout = records.rollout(rows=6)
+    rollout.mask_BT[2] = False
+    update = records.update(0, rollout)
+    (batch,) = update.micro_batches
+    mask, advantages = rollout.mask_BT[batch.rows_b], rollout.channels["advantages"][batch.rows_b]
+    log_ratio = np.where(mask, batch.channels["log_probs"] - rollout.channels["old_log_probs"][batch.rows_b], 0)
+    lengths = mask.sum(1)
+    each = np.exp(log_ratio.sum(1) / (np.maximum(lengths, 1) if level == "sequence" else 1))
+    sums = update_sums(update, {0: rollout}, records.run_info(ratio_level=level))
+    assert mean(sums, "importance_sampling_ratio") == pytest.approx(each[lengths > 0].mean(), rel=1e-6)
+    clipped = ((each < 0.8) & (advantages < 0)) | ((each > 1.2) & (advantages > 0))
+    assert mean(sums, "clip_fraction") == clipped.mean()
+    assert 0 < clipped.mean() < 1
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "product"])
+def test_entropy_needs_no_ratio_and_an_unknown_ratio_is_no_clip_fraction_of_zero(level):
+    rollout = records.rollout(channels={"advantages": np.ones(8, np.float32)})
+    sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info(ratio_level=level))
+    assert sums["entropy"][1] == rollout.length_B.sum()
+    assert sums["clip_fraction"][1] == sums["importance_sampling_ratio"][1] == 0
+
+
+def test_a_group_that_spans_ranks_counts_once_and_whole():
+    reward_R = np.array([1.0, 2.0, 4.0, 8.0, 3.0, 3.0, 0.0, 1.0, 5.0, 9.0, 2.0, 2.0], np.float32)  # 3 groups of 4
+    found, counts = {}, []
+    for rank in (0, 1):
+        rows = slice(6 * rank, 6 * rank + 6)
+        changes = {"reward_B": reward_R[rows], "reward_R": reward_R, "group_B": np.arange(12)[rows] // 4, "groups": 3}
+        rollout = records.rollout(0, rows=6, **changes)
+        sums = update_sums(records.update(0, rollout), {0: rollout}, records.run_info(rank=rank, ranks=2))
+        counts.append(sums["group_reward_std"][1])
+        found[rank] = sums["group_reward_std"][0]
+    expected = [float(np.std(reward_R[start : start + 4], ddof=1)) for start in (0, 4, 8)]
+    assert counts == [2, 1]  # the one in the middle begins on rank 0
+    assert found[0] == pytest.approx(expected[0] + expected[1]) and found[1] == pytest.approx(expected[2])

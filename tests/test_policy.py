@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import records
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from unipo_hooks.errors import PolicyError
-from unipo_hooks.policy import CapturePolicy, Pacing, kept_rows, policy_from
+from unipo_hooks.policy import CapturePolicy, Pacing, SharedPacing, kept_rows, policy_from
 
 KEPT_OF_16 = [13, 14, 15]
 
@@ -103,3 +104,49 @@ def test_a_wrong_setting_is_one_line_that_says_what_was_found(settings, line):
     with pytest.raises(PolicyError) as error:
         policy_from(settings)
     assert str(error.value) == line
+
+
+def rank_rollouts(rank, total):
+    """What a rank of two sees of a run: rollouts whose lengths are its own and whose tokens in all are both ranks'."""
+    return [
+        records.rollout(number, seed=2 * number + rank, tokens_over_ranks=50.0 + 10 * (number % 3))
+        for number in range(total)
+    ]
+
+
+def shared(rank, total, *, dropped=(), known=True, **policy):
+    """Rollouts a rank of two keeps, and what it takes them to cost."""
+    pacing, kept = SharedPacing(CapturePolicy(**policy), 2), []
+    for rollout in rank_rollouts(rank, total):
+        if rollout.rollout not in dropped and pacing.admits(rollout, total if known else None):
+            kept.append(rollout.rollout)
+            pacing.trained(records.update(rollout.rollout, rollout, seed=rank), {rollout.rollout: rollout})
+    return kept, pacing._used
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("policy", [{}, {"every": 3}, {"max_groups": 1}, {"max_bytes": 40_000, "every": 2}])
+def test_ranks_keep_the_same_rollouts_without_a_word(known, policy):
+    policy = {"max_bytes": 60_000} | policy
+    (first, used), (second, _) = (shared(rank, 300, known=known, **policy) for rank in (0, 1))
+    print(f"{len(first)} of 300 kept, {used:.0f} of {policy['max_bytes']} bytes")
+    assert first == second and 5 < len(first) < 300
+    assert all(number % policy.get("every", 1) == 0 for number in first)
+    assert used <= policy["max_bytes"]
+    assert first[-1] > (250 if known else 100)
+
+
+def test_a_rank_that_missed_rollouts_comes_back_to_what_the_others_keep():
+    first, _ = shared(0, 400, max_bytes=60_000)
+    second, _ = shared(1, 400, max_bytes=60_000, dropped=range(100, 130))
+    apart = set(first) ^ set(second)
+    inside = {number for number in apart if 100 <= number < 130}
+    print(f"{len(first)} kept; apart in {sorted(apart)}")
+    assert inside and len(apart - inside) <= len(first) // 10
+
+
+def test_evaluations_of_several_ranks_share_a_tenth_of_the_budget():
+    pacing = SharedPacing(CapturePolicy(max_bytes=100_000), 2)
+    rollouts = [records.rollout(number, kind="eval", tokens_over_ranks=50.0) for number in range(40)]
+    kept = [rollout.rollout for rollout in rollouts if pacing.admits(rollout, None)]
+    assert kept == list(range(len(kept))) and 3 < len(kept) < 12

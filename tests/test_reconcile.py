@@ -232,6 +232,12 @@ def test_a_mask_nothing_was_recorded_of_is_computed(channels):
     assert kept == (["recorded_mask", "first_only"] if channels else ["first_only", "high_entropy"])
 
 
+@pytest.mark.parametrize(("over", "kept"), [("mask", ["recorded_mask"]), ("policy_mask", [])])
+def test_the_recorded_mask_is_left_out_where_the_ratio_takes_it(over, kept):
+    spec = with_hyper_parameters(algorithms.get("gmpo.trl"), {"over": over})
+    assert [use.part for use in as_recorded(spec, ("policy_mask",)).parts.mask] == kept
+
+
 def test_the_trainers_sampler_weights_take_the_place_of_computed_ones_alone():
     weights = [{"part": "indecision"}, {"part": "truncated"}]
     spec = algorithms.get({**SPEC.model_dump(), "parts": {**SPEC.parts.model_dump(), "weight": weights}})
@@ -255,3 +261,42 @@ def test_every_attempt_keeps_the_algorithm_it_ran(tmp_path):
     assert [attempt.algorithm_notes for attempt in manifest.attempts] == [["note 0"], ["note 1"]]
     assert [attempt.reward_weights for attempt in manifest.attempts] == [[1, 0], [1, 1]]
     assert algorithms.get(manifest.algorithm) == other
+
+
+@pytest.mark.parametrize("name", ["rloo_trl", "gmpo.trl", "grpo"])
+def test_a_mean_over_responses_counts_those_without_a_token_as_trl_does(name):
+    of = rollout()
+    of.mask_BT[2] = of.mask_BT[5] = False
+    spec, made = SPEC if name == "grpo" else algorithms.get(name), update(0, of)
+    (part,) = made.micro_batches
+    batch = batch_of(part, of, made)
+    loss = evaluate(as_recorded(spec, batch.arrays), batch).loss
+    constant = -of.channels["advantages"][[2, 5]].astype(float).sum() / len(of.group_B)
+    gap = gap_of(spec, dataclasses.replace(part, loss=loss + (0.0 if name == "grpo" else constant)), of, made)
+    assert abs(constant) > 0.01
+    assert abs(gap.loss) < 1e-12
+
+
+def test_sums_over_a_long_response_are_rounded_and_that_is_no_gap():
+    """As RLOOTrainer of TRL 1.16.0 computes it, in float32; responses of 2,000 tokens."""
+    random, shape = np.random.default_rng(0), (8, 2000)
+    old = -random.exponential(2.0, shape).astype(np.float32)
+    now = old + random.normal(0, 0.003, shape).astype(np.float32)
+    advantages = random.normal(size=8).astype(np.float32)
+    of = rollout(
+        rows=8,
+        ids_BT=np.ones(shape, np.int64),
+        length_B=np.full(8, shape[1]),
+        mask_BT=np.ones(shape, bool),
+        channels={"old_log_probs": old, "advantages": advantages},
+    )
+    (part,) = update(0, rollout(rows=8)).micro_batches
+    part = dataclasses.replace(part, rows_b=np.arange(8), channels={"log_probs": now}, token_loss_bT=None)
+    ratio = np.exp(now.sum(1) - old.sum(1))
+    loss = -np.minimum(ratio * advantages, np.clip(ratio, np.float32(0.8), np.float32(1.2)) * advantages).mean()
+    part = dataclasses.replace(part, loss=float(loss))
+    gap = gap_of(algorithms.get("rloo_trl"), part, of, update(0, of))
+    print(f"gap {gap.loss:.1e}, tolerance {gap.tolerance:.1e}")
+    assert abs(gap.loss) > TOLERANCES["float32"]
+    assert not gap.above
+    assert gap.tolerance < 0.01

@@ -161,13 +161,15 @@ METRICS: dict[str, str] = {
     "reward_std": "Standard deviation of the reward over the responses of those rollouts.",
     "group_reward_std": "Standard deviation of the reward inside a prompt group, averaged over the groups.",
     "zero_std_groups": "Share of prompt groups in which every response got the same reward: they teach nothing.",
-    "response_length": "Mean length of a response in tokens.",
+    "response_length": "Mean length of a response in tokens, without those of tools.",
     "advantage_mean": "Mean advantage over the responses of this update.",
     "advantage_std": "Standard deviation of the advantage over the responses of this update.",
     "entropy": "Mean entropy of the policy over the tokens that count.",
     "kl": "Mean estimated divergence from the reference policy over the tokens that count.",
-    "importance_sampling_ratio": "Mean of π_θ/π_old over the tokens that count; 1 means the policy has not moved.",
-    "clip_fraction": "Share of the tokens that count whose ratio left the clip range the way its advantage pushes.",
+    "importance_sampling_ratio": "Mean of π_θ/π_old over the tokens that count, or the responses where each has one "
+    "ratio; 1 means the policy has not moved.",
+    "clip_fraction": "Share of these tokens, or responses, whose ratio is out of the clip range on the side they are "
+    "pushed to.",
     "clip_fraction_low": "The part of it below the range, with a negative advantage.",
     "clip_fraction_high": "The part of it above the range, with a positive advantage.",
     "loss_gap": "How far the loss recomputed from captured tokens is from the trainer's own; rounding is about 1e-7.",

@@ -30,7 +30,7 @@ def update_sums(update: CapturedUpdate, rollouts: Mapping[int, CapturedRollout],
         for name, values in _token_samples(micro_batch, rollouts[micro_batch.rollout], run):
             add(name, values)
     for rollout in update.rollouts:
-        for name, values in _rollout_samples(rollouts[rollout]):
+        for name, values in _rollout_samples(rollouts[rollout], run.rank):
             add(name, values)
 
     sums = {name: _sums(np.concatenate(values)) for name, values in samples.items()}
@@ -70,15 +70,16 @@ def log_ratios(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> tup
 def _token_samples(
     micro_batch: CapturedMicroBatch, rollout: CapturedRollout, run: RunInfo
 ) -> Iterable[tuple[str, Array]]:
-    log_ratio, counted = log_ratios(micro_batch, rollout)
-    width = counted.shape[1]
+    log_ratio, known = log_ratios(micro_batch, rollout)
+    width = known.shape[1]
+    counted = rollout.mask_BT[micro_batch.rows_b, :width] > 0
     advantages = rollout.channels.get("advantages")
     advantages = None if advantages is None else advantages[micro_batch.rows_b]
+    unit = known if run.ratio_level == "token" else known.any(1, keepdims=True)
+    if run.ratio_level != "token":
+        log_ratio = log_ratio.sum(1, keepdims=True)
     if run.ratio_level == "sequence":
-        log_ratio = log_ratio.sum(1, keepdims=True) / np.maximum(counted.sum(1, keepdims=True), 1)
-        unit = counted.any(1, keepdims=True)
-    else:
-        unit = counted
+        log_ratio = log_ratio / np.maximum(known.sum(1, keepdims=True), 1)
     with np.errstate(over="ignore"):
         ratio = np.exp(log_ratio)
     yield "importance_sampling_ratio", ratio[unit]
@@ -90,7 +91,7 @@ def _token_samples(
         below = (ratio < low) & (per_row < 0)
         above = (ratio > high) & (per_row > 0)
         # TRL counts every response where the ratio is one a response, also those without a token that counts.
-        clippable = np.ones_like(unit) if run.ratio_level == "sequence" else unit
+        clippable = unit if run.ratio_level == "token" else ~np.isnan(ratio)
         yield "clip_fraction_low", below[clippable]
         yield "clip_fraction_high", above[clippable]
         yield "clip_fraction", (below | above)[clippable]
@@ -98,14 +99,36 @@ def _token_samples(
         values = micro_batch.channels.get(channel)
         if values is not None:
             yield name, values[:, :width][counted]
+    old, reference = (rollout.channels.get(name) for name in ("old_log_probs", "ref_log_probs"))
+    if old is not None and reference is not None and _penalises_in_the_reward(run):
+        yield "kl", (old - reference)[micro_batch.rows_b, :width][counted]
 
 
-def _rollout_samples(rollout: CapturedRollout) -> Iterable[tuple[str, Array]]:
+def _penalises_in_the_reward(run: RunInfo) -> bool:
+    """Whether the divergence is part of the reward, as RLOO's: log π_old/π_ref of each token, fixed at the rollout."""
+    spec = run.algorithm
+    return spec is not None and any(use.part == "sequence_kl_penalty" for use in spec.parts.reward)
+
+
+def _rollout_samples(rollout: CapturedRollout, rank: int) -> Iterable[tuple[str, Array]]:
     yield "reward", rollout.reward_B
-    yield "response_length", rollout.length_B
-    stds = group_stds(rollout.reward_B, rollout.group_B)
+    reason_BT = rollout.mask_reason_BT
+    # A tool's tokens are not the policy's, and not on the trainer's own chart.
+    yield "response_length", rollout.length_B - (0 if reason_BT is None else (reason_BT == 1).sum(1))
+    stds = group_stds(*_own_groups(rollout, rank))
     yield "group_reward_std", stds
     yield "zero_std_groups", np.where(np.isnan(stds), np.nan, np.isclose(stds, 0.0))
+
+
+def _own_groups(rollout: CapturedRollout, rank: int) -> tuple[Array, Array]:
+    """Rewards and groups of the responses whose groups count here: whole ones, of which each begins on one rank."""
+    if rollout.reward_R is None:
+        return rollout.reward_B, rollout.group_B
+    group_R = np.arange(len(rollout.reward_R)) * rollout.groups // len(rollout.reward_R)
+    first_R = np.searchsorted(group_R, group_R)
+    rows = len(rollout.group_B)
+    own_R = (first_R >= rank * rows) & (first_R < (rank + 1) * rows)
+    return rollout.reward_R[own_R], group_R[own_R]
 
 
 def group_stds(reward_B: Array, group_B: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unipo_hooks.errors import PolicyError
-from unipo_hooks.record import Array
+from unipo_hooks.record import Array, CapturedRollout, CapturedUpdate
 
 DEFAULT_MAX_BYTES = 1 << 30
 """One gibibyte: about 50 million stored tokens, so that a short run is kept whole."""
@@ -33,7 +33,8 @@ class CapturePolicy(BaseModel):
     max_groups: int | None = Field(default=None, ge=1)
     """Keep the tokens of at most this many prompt groups a rollout, chosen by a hash all ranks agree on."""
     max_bytes: int = Field(default=DEFAULT_MAX_BYTES, gt=0)
-    """Stay below this many bytes of segments a rank: a run that would pass it keeps fewer rollouts, evenly spread."""
+    """Stay below this many bytes of segments, those of all ranks together: a run that would pass it keeps fewer
+    rollouts, evenly spread."""
     seed: int = 0
     """Changes which groups `max_groups` keeps."""
 
@@ -81,6 +82,9 @@ class Pacing:
     policy: CapturePolicy
     last_kept: int | None = None
     kept: int = 0
+    aligned: bool = False
+    """Round the stride up to a power of two and keep its multiples: a rank that missed a rollout, so that its last one
+    kept is another, then goes on keeping the same as the others."""
 
     def admits(self, rollout: int, *, used_bytes: float, progress: float | None) -> bool:
         """Whether to keep this rollout.
@@ -92,12 +96,17 @@ class Pacing:
             return False
         if self.kept:
             stride = self._stride(rollout, used_bytes, progress)
-            since = math.inf if self.last_kept is None else rollout - self.last_kept
-            if since < stride or stride == math.inf:
+            if stride == math.inf or not self._is_due(rollout, stride):
                 return False
         self.last_kept = rollout
         self.kept += 1
         return True
+
+    def _is_due(self, rollout: int, stride: float) -> bool:
+        if self.aligned:
+            every = self.policy.every
+            return rollout % (every << math.ceil(math.log2(max(stride / every, 1.0)))) == 0
+        return self.last_kept is None or rollout - self.last_kept >= stride
 
     def _stride(self, rollout: int, used_bytes: float, progress: float | None) -> float:
         average = used_bytes / self.kept
@@ -111,3 +120,52 @@ class Pacing:
         else:
             ahead = rollout * (1 - progress) / progress
         return max(1.0, ahead * average / left)
+
+
+TOKEN_BYTES, VALUE_BYTES, RESPONSE_BYTES = 4.0, 4.0, 64.0
+"""What a stored token, each number measured at it, and a response are taken to cost. A file holds them in less: float32
+hardly compresses, ids, texts and masks do."""
+
+EVALUATION_SHARE = 0.1
+"""Part of the byte budget that evaluation may take."""
+
+
+class SharedPacing:
+    """Spreads a byte budget over a run of several ranks, which all come to the same decisions without a word.
+
+    No rank knows what the others' segments take, and ranks that went by their own would keep parts of groups. So they
+    go by what is the same everywhere: responses, tokens over all ranks, how many numbers are measured at each.
+    """
+
+    def __init__(self, policy: CapturePolicy, ranks: int, *, kept: int = 0, used_bytes: float = 0.0) -> None:
+        """`kept`, `used_bytes`: rollouts kept and bytes written by all ranks in earlier starts."""
+        self._policy, self._ranks = policy, ranks
+        self._pacing = Pacing(policy, kept=kept, aligned=True)
+        self._used, self._evaluated = used_bytes, 0.0
+
+    def admits(self, rollout: CapturedRollout, total_steps: int | None) -> bool:
+        """Whether to keep this rollout, of a run of that many steps, where that is known."""
+        columns = sum(np.ndim(values) == 2 for values in rollout.channels.values())
+        rows = self._ranks * len(rollout.group_B)
+        cost = RESPONSE_BYTES * rows + self._tokens(rollout) * (TOKEN_BYTES + VALUE_BYTES * columns)
+        if rollout.kind == "eval":
+            self._evaluated += cost
+            return self._evaluated <= EVALUATION_SHARE * self._policy.max_bytes
+        progress = (rollout.step - 1) / total_steps if total_steps else None
+        admitted = self._pacing.admits(rollout.rollout, used_bytes=self._used, progress=progress)
+        self._used += cost * admitted
+        return admitted
+
+    def trained(self, update: CapturedUpdate, rollouts: Mapping[int, CapturedRollout]) -> None:
+        """An update that was captured, on these of its rollouts that are kept."""
+        for micro_batch in update.micro_batches:
+            if update.kind == "train" and (rollout := rollouts.get(micro_batch.rollout)) is not None:
+                share = len(micro_batch.rows_b) / len(rollout.group_B)
+                self._used += share * self._tokens(rollout) * VALUE_BYTES * len(micro_batch.channels)
+
+    def _tokens(self, rollout: CapturedRollout) -> float:
+        """Tokens stored of a rollout, over all ranks; where nobody counted them, as if all were like this one."""
+        tokens = rollout.tokens_over_ranks
+        counted = self._ranks * float(np.sum(rollout.length_B)) if tokens is None else tokens
+        kept = self._policy.kept_groups(rollout.rollout, rollout.groups)
+        return counted if kept is None else counted * len(kept) / rollout.groups

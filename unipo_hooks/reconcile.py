@@ -8,6 +8,7 @@ import numpy as np
 
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.objective.evaluate import Evaluation, evaluate
+from unipo_hooks.objective.inputs import Batch
 from unipo_hooks.objective.recorded import as_recorded, batch_of
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
 
@@ -16,6 +17,9 @@ TOLERANCES: dict[str, float] = {"float64": 1e-6, "float32": 1e-6, "float16": 2e-
 
 That of float32 is ten times its rounding; half precision keeps 11 bits (float16) or 8 (bfloat16) of every log-prob.
 """
+
+OF_RESPONSES = ("sequence_product", "clipped_sequence_mean")
+"""Ratios whose loss TRL averages over responses, whether they have a token that counts or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,37 @@ def gap_of(
     batch = batch_of(micro_batch, rollout, update)
     evaluation = evaluate(as_recorded(spec, batch.arrays), batch)
     tolerance = TOLERANCES.get(micro_batch.dtype, TOLERANCES["bfloat16"]) * max(1.0, evaluation.magnitude)
-    return Gap(evaluation.loss - returned, tolerance, _token_gap(evaluation, micro_batch))
+    tolerance *= _size_of_sums(spec, batch)
+    recomputed = evaluation.loss + _of_responses_without_tokens(spec, batch)
+    return Gap(recomputed - returned, tolerance, _token_gap(evaluation, micro_batch))
+
+
+def _size_of_sums(spec: AlgorithmSpec, batch: Batch) -> float:
+    """Largest |Σ log π| of a response where the trainer takes its ratio of such sums, as RLOO does; at least 1.
+
+    A float32 is rounded in proportion to its size: the difference of two sums of -2000 is known to 2e-4.
+    """
+    parts = spec.parts
+    if parts.ratio.part != "sequence_product" or parts.aggregation.part != "sequence_mean_token_mean":
+        return 1.0
+    log_probs = np.where(batch["mask"] > 0, batch["log_probs"], 0.0).astype(np.float64)
+    return float(max(1.0, np.abs(np.nan_to_num(log_probs).sum(1)).max(initial=0.0)))
+
+
+def _of_responses_without_tokens(spec: AlgorithmSpec, batch: Batch) -> float:
+    """What responses none of whose tokens count add to the loss.
+
+    Nothing where the loss is a mean over tokens. TRL's RLOO and GMPO take a mean over responses, in which such a one
+    has the ratio 1: −A, a constant that no token has a share in.
+    """
+    parts = spec.parts
+    if parts.ratio.part not in OF_RESPONSES or parts.aggregation.part != "sequence_mean_token_mean":
+        return 0.0
+    empty_b = np.logical_not((batch["mask"] > 0).any(1))
+    if not empty_b.any():
+        return 0.0
+    advantages_b = np.asarray(batch["advantages"], np.float64)
+    return float(-advantages_b[empty_b].sum() / len(empty_b) / batch.normalisers.accumulation_steps)
 
 
 def with_results(

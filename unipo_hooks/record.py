@@ -30,14 +30,16 @@ class RunInfo:
     """The library that trains and its settings."""
     decode: Callable[[list[int]], str]
     """Token ids → text, special tokens included, nothing cleaned up."""
+    placeholders: Mapping[int, str] = field(default_factory=dict)
+    """Token ids that stand for a part of an image or the like → what they stand for: `{32000: "image"}`."""
     reward_names: tuple[str, ...] = ()
     """Names of the reward functions, in the order of `reward_components_BK`."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each of them in the reward; empty where all count the same."""
-    ratio_level: Literal["token", "sequence"] = "token"
-    """Whether the importance ratio is one a token or one a response."""
+    ratio_level: Literal["token", "sequence", "product"] = "token"
+    """Whether the importance ratio is one a token or one a response: its tokens' geometric mean, or their product."""
     clip_range: tuple[float, float] | None = None
-    """(1 - ε_low, 1 + ε_high) where the trainer clips the ratio PPO's way; None elsewhere."""
+    """The ratios outside of which the trainer counts as clipped; None where it clips none."""
     algorithm: AlgorithmSpec | None = None
     """The algorithm the trainer's settings come to; None where they are not understood."""
     algorithm_notes: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from unipo_hooks.algorithm_spec import AlgorithmSpec
+from unipo_hooks.errors import BundleError
 
 FORMAT = "unipo-bundle"
 VERSION = "1.0"
@@ -124,6 +125,8 @@ class Attempt(_Model):
     """What of the trainer's settings is not understood, and why a loss could not be recomputed."""
     reward_weights: list[float] = []
     """Weight of each reward function; empty where all count the same."""
+    ranks: int | None = None
+    """Processes that trained together in this start, a rank each; `None` where as many as the manifest says."""
 
 
 class Lost(_Model):
@@ -146,6 +149,20 @@ class Cost(_Model):
     segment_bytes: int = 0
 
 
+class RankFile(_Model):
+    """`rank.r1.json`: what the manifest says of rank 0 alone, of another rank; atomically replaced by that rank."""
+
+    created: str
+    """As in the run's manifest: tells the files of one run from those of another."""
+    rank: int
+    attempt: int
+    status: Literal["running", "finished", "interrupted"] = "running"
+    channels: list[str] = []
+    algorithm_notes: list[str] = []
+    lost: Lost = Lost()
+    cost: Cost = Cost()
+
+
 class Manifest(_Model):
     """`manifest.json`: written by rank 0 alone, atomically replaced."""
 
@@ -166,8 +183,15 @@ class Manifest(_Model):
     cost: Cost = Cost()
 
     def attempt(self, number: int) -> Attempt:
-        """The attempt of this number."""
-        return next(attempt for attempt in self.attempts if attempt.attempt == number)
+        """The attempt of this number. Raises BundleError where the manifest has none."""
+        for attempt in self.attempts:
+            if attempt.attempt == number:
+                return attempt
+        raise BundleError(f"the manifest has no attempt {number}")
+
+    def ranks_of(self, attempt: int) -> int:
+        """Ranks that trained together in an attempt."""
+        return next((each.ranks for each in self.attempts if each.attempt == attempt and each.ranks), self.ranks)
 
     @property
     def algorithm(self) -> dict[str, Any] | None:
@@ -286,9 +310,32 @@ class LogLine(_Model):
     scalars: dict[str, float | None]
 
 
+class Earlier(_Model):
+    """What earlier attempts left in a bundle: the numbers that are taken. A new bundle has none."""
+
+    kept_rollouts: int = 0
+    """Training rollouts whose tokens were kept."""
+    next_rollout: dict[str, int] = {"train": 0, "eval": 0}
+    """First rollout number of each kind that is free."""
+    next_evaluation: int = 0
+    segment_bytes: int = 0
+    """Bytes of the segments of all ranks."""
+
+
+class Joined(_Model):
+    """What rank 0 tells the others of a start of capture, so that all write to one bundle in the same numbers."""
+
+    folder: str
+    """Name of the bundle's folder, beside what was asked for."""
+    created: str
+    attempt: int
+    earlier: Earlier
+
+
 JSON_SCHEMAS: dict[str, type[BaseModel]] = {
     "canonical_run": CanonicalRun,
     "manifest": Manifest,
+    "rank": RankFile,
     "rollout_line": RolloutLine,
     "update_line": UpdateLine,
     "metrics_line": MetricsLine,
@@ -304,14 +351,17 @@ __all__ = [
     "Attempt",
     "CanonicalRun",
     "Cost",
+    "Earlier",
     "Entry",
     "Header",
+    "Joined",
     "LogLine",
     "Lost",
     "Manifest",
     "MetricsLine",
     "MicroBatchLine",
     "Prompt",
+    "RankFile",
     "Response",
     "RolloutLine",
     "Span",

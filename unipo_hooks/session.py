@@ -23,14 +23,11 @@ from unipo_hooks.bundle.writer import BundleWriter
 from unipo_hooks.channels import CHANNELS
 from unipo_hooks.errors import CaptureError, UnipoError
 from unipo_hooks.metrics import update_sums
-from unipo_hooks.policy import CapturePolicy, Pacing
+from unipo_hooks.policy import EVALUATION_SHARE, CapturePolicy, Pacing, SharedPacing
 from unipo_hooks.reconcile import Gap, gap_of, with_results
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending, RunInfo
 from unipo_hooks.schema import Kind, LogLine, MetricsLine, MicroBatchLine
 from unipo_hooks.text import TokenText
-
-EVALUATION_SHARE = 0.1
-"""Part of the byte budget that evaluation may take."""
 
 log = logging.getLogger("unipo_hooks")
 
@@ -53,7 +50,16 @@ class Checkpoint:
     nbytes: int = 0
 
 
-Record = CapturedRollout | CapturedUpdate | TrainerLog | Checkpoint
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Updates that nobody captured."""
+
+    updates: int
+    reason: str
+    nbytes: int = 0
+
+
+Record = CapturedRollout | CapturedUpdate | TrainerLog | Missed | Checkpoint
 Item = Record | Pending[CapturedRollout] | Pending[CapturedUpdate]
 
 
@@ -67,7 +73,9 @@ class Session:
         self.final_status: Literal["finished", "interrupted"] = "finished"
         self.failure: str | None = None
         self._run, self._policy, self._writer = run, policy, writer
-        self._pacing = Pacing(policy, kept=writer.earlier.kept_rollouts)
+        kept, used = writer.earlier.kept_rollouts, float(writer.earlier.segment_bytes)
+        self._pacing = Pacing(policy, kept=kept)
+        self._shared = SharedPacing(policy, run.ranks, kept=kept, used_bytes=used) if run.ranks > 1 else None
         self._text = TokenText(run.decode)
         # pyarrow imports pandas at its first array; while the interpreter ends it no longer could.
         pa.array(np.zeros(1))
@@ -87,10 +95,28 @@ class Session:
         self._algorithm = run.algorithm
         """None once the run's loss could not be recomputed."""
 
+    @property
+    def lost_updates(self) -> int:
+        """Updates counted as lost."""
+        return self._writer.manifest.lost.updates
+
     def process(self, item: Item) -> None:
         """Do one record; whatever fails is contained."""
         if self._off or not self._contained(lambda: self._dispatch(item.make() if isinstance(item, Pending) else item)):
-            self._writer.count_lost(**_count(item), reason=self.failure)
+            self._contained(lambda: self._writer.count_lost(**_count(item), reason=self.failure))
+            if isinstance(item, Pending) and item.of is CapturedUpdate:
+                self._forget()
+
+    def lose(self, item: Item, reason: str) -> None:
+        """Count a record that will not be written."""
+        self._writer.count_lost(**_count(item), reason=reason)
+
+    def _forget(self) -> None:
+        """An update could not be made: let go of all rollouts but the newest, as no update to come is of them."""
+        for kind, live in self._rollouts.items():
+            for number in sorted(live)[:-1]:
+                del live[number]
+                self._kept[kind].pop(number, None)
 
     def idle(self) -> None:
         """Close a segment that has been open long enough, though nothing comes in."""
@@ -100,10 +126,22 @@ class Session:
     def finish(self) -> None:
         """Commit, end the attempt, close the files."""
         self._contained(self._commit)
+        self._contained(lambda: self._writer.give_up(self.failure or "they could not be written"))
+        for action in (self._end_attempt, self._write_manifest, self._writer.close, self._tell_lost):
+            self._contained(action)
+
+    def abandon(self, error: Exception, item: Item | None = None) -> None:
+        """Do nothing more after an error that was not to be: a defect of ours. `item` is lost by it."""
+        self._off = True
+        self._fail(f"capture is off after an unexpected error ({type(error).__name__}: {error})", error)
+        if item is not None:
+            self._writer.count_lost(**_count(item), reason=self.failure)
+
+    def _end_attempt(self) -> None:
         attempts = end_attempt(self._writer.manifest.attempts, status=self.final_status)
         self._writer.update_manifest(status=self.final_status, attempts=attempts)
-        self._contained(self._write_manifest)
-        self._contained(self._writer.close)
+
+    def _tell_lost(self) -> None:
         lost = self._writer.manifest.lost
         if lost.rollouts or lost.updates:
             log.warning(
@@ -137,8 +175,7 @@ class Session:
         except OSError as error:
             self._fail(f"cannot write to {self._writer.path}: {error.strerror or error}; what is lost is counted")
         except Exception as error:
-            self._off = True
-            self._fail(f"capture is off after an unexpected error ({type(error).__name__}: {error})", error)
+            self.abandon(error)
         else:
             return True
         return False
@@ -154,7 +191,7 @@ class Session:
                 self._rollout(item)
             case CapturedUpdate():
                 self._update(item)
-            case TrainerLog():
+            case TrainerLog() if self._run.rank == 0:  # the trainer logs on every rank, and rank 0's is what it shows
                 line = LogLine(
                     kind=item.kind,
                     attempt=self._writer.attempt,
@@ -163,6 +200,8 @@ class Session:
                     scalars=item.scalars,
                 )
                 self._writer.add_metrics([line])
+            case Missed():
+                self._writer.count_lost(updates=item.updates, reason=item.reason)
             case Checkpoint():
                 self._contained(self._commit)
         self._contained(self._commit_if_due)
@@ -183,12 +222,16 @@ class Session:
             "weight": 1.0 if kept is None else rollout.groups / len(kept),
             "aliases": dict(rollout.aliases),
         }
-        self._writer.add_rollout(line, rollout_rows(rollout, kept, self._text))
+        self._writer.add_rollout(line, rollout_rows(rollout, kept, self._text, self._run.placeholders))
         self._note_channels("ids", "strings", "mask", "reward", "reward_components", *rollout.channels)
         if rollout.mask_reason_BT is not None:
             self._note_channels("mask_reason")
 
     def _admits(self, rollout: CapturedRollout) -> bool:
+        if self._shared is not None:
+            admitted = self._shared.admits(rollout, self._run.header.totalSteps)
+            # Whatever all ranks agree on: one that has written its share of the bytes keeps no more.
+            return admitted and self._writer.manifest.cost.segment_bytes < self._policy.max_bytes / self._run.ranks
         if rollout.kind == "train":
             return self._pacing.admits(rollout.rollout, used_bytes=self._writer.used_bytes, progress=self._progress)
         self._evaluation_bytes += rollout.nbytes
@@ -245,6 +288,8 @@ class Session:
             }
             update = self._with_results(update, live)
             self._writer.add_update(line, update_rows(update, live, kept))
+            if self._shared is not None:
+                self._shared.trained(update, {number: live[number] for number in kept if number in live})
             self._note_channels(*(name for m in update.micro_batches for name in m.channels))
         total = self._run.header.totalSteps
         if update.kind == "train":
@@ -346,7 +391,7 @@ def _count(item: Item) -> dict[str, int]:
     of = item.of if isinstance(item, Pending) else type(item)
     return {
         "rollouts": int(of is CapturedRollout),
-        "updates": int(of is CapturedUpdate),
+        "updates": item.updates if isinstance(item, Missed) else int(of is CapturedUpdate),
         "size": item.nbytes,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ from typing import Any, Literal
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from unipo_hooks.adapters.trl.ends import on_failure
 from unipo_hooks.adapters.trl.guard import Guard
-from unipo_hooks.adapters.trl.locate import find_trainer, missing_methods
+from unipo_hooks.adapters.trl.locate import beyond_verified, find_trainer, why_not
+from unipo_hooks.adapters.trl.ranks import Meeting
 from unipo_hooks.adapters.trl.settings import divided_by, run_info
 from unipo_hooks.adapters.trl.tap import Tap
 from unipo_hooks.algorithm_spec import AlgorithmSpec
@@ -21,7 +24,10 @@ from unipo_hooks.algorithms import chosen, own, registered
 from unipo_hooks.policy import CapturePolicy, policy_from
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending
 from unipo_hooks.recorder import Recorder
-from unipo_hooks.schema import Kind
+from unipo_hooks.schema import Joined, Kind
+from unipo_hooks.signals import unwatch, watch
+
+log = logging.getLogger("unipo_hooks")
 
 MicroBatches = list[tuple[int, Pending[CapturedMicroBatch]]]
 """Those of an update so far, each with the rollout its responses are of."""
@@ -68,6 +74,7 @@ class UnipoCallback(TrainerCallback):
         self._algorithm = None if algorithm is None else chosen(algorithm)
         registered(algorithms)
         self._guard = Guard(strict=strict)
+        self._meeting = Meeting()
         self._trainer: Any = None
         self._tap: Tap | None = None
         self._recorder: Recorder | None = None
@@ -76,6 +83,9 @@ class UnipoCallback(TrainerCallback):
         self._evaluations = 0
         self._newest_rollout = -1
         self._micro_batches: MicroBatches = []
+        self._handed_over = 0
+        """Updates the recorder was given, of those since `_first_update`."""
+        self._first_update = 0
         self._learning_rate: float | None = None
         self._seconds_told = 0.0
         self._training = False
@@ -104,11 +114,11 @@ class UnipoCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Note the learning rate before the scheduler moves it on."""
-        self._guard(lambda: self._note_rate(kwargs.get("optimizer")))
+        self._guard(lambda: self._note_rate(state, kwargs.get("optimizer")))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The update is complete: hand it over."""
-        self._guard(lambda: self._stepped(state.global_step))
+        self._guard(lambda: self._stepped(state))
 
     def on_log(
         self,
@@ -119,25 +129,19 @@ class UnipoCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Keep what only the trainer knows: gradient norm, its own metrics."""
-        self._guard(lambda: self._logged(state.global_step, logs or {}))
+        self._guard(lambda: self._logged(state, logs or {}))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Make the bundle as durable as the checkpoint."""
-        if self._recorder is not None:
-            self._guard(self._recorder.checkpoint)
+        self._guard(lambda: self._saved(state))
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """An evaluation after training is an attempt of its own, and complete."""
-        if not self._training and state.global_step:
-            self._close("finished")
+        self._guard.always(lambda: self._evaluated(state))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what is queued, and say where the run can be seen."""
-        recorder, self._training = self._recorder, False
-        if recorder is not None:
-            self._close("interrupted" if self._guard.off else "finished")
-            if args.process_index == 0:
-                tqdm.write(f"unipo-hooks: {state.global_step} updates are in {recorder.path}", file=sys.stderr)
+        self._guard.always(lambda: self._ended(state))
 
     # --- what the tap delivers to ---
 
@@ -169,21 +173,26 @@ class UnipoCallback(TrainerCallback):
 
     # --- our own steps ---
 
+    def _is_of(self, state: TrainerState) -> bool:
+        """Whether an event comes from the trainer that is captured: several may have been given this callback."""
+        return self._trainer is not None and self._trainer.state is state
+
     def _bind(self, trainer: Any) -> None:
         if trainer is None or trainer is self._trainer:
             return
-        if missing := missing_methods(trainer):
-            self._guard.give_up(
-                f"{type(trainer).__name__} is not GRPO-like (it has no {' and no '.join(missing)}); "
-                "use it with TRL's GRPOTrainer or a trainer derived from it"
-            )
+        if reason := why_not(trainer):
+            self._guard.give_up(reason)
             return
+        if told := beyond_verified():
+            log.warning("unipo-hooks: %s", told)
         if self._tap is not None:  # one callback, used for one trainer after another
+            if self._training:
+                log.warning("unipo-hooks: capture goes on to another trainer; a callback of its own captures both")
             self._tap.closed = True
             self._close("interrupted")
-            self._training = False
         self._trainer = trainer
         self._tap = Tap(trainer, self, self._guard)
+        on_failure(trainer, lambda: self._guard.always(lambda: self._failed(trainer)))
 
     def _begin(self, trainer: Any) -> None:
         self._bind(trainer)
@@ -191,12 +200,12 @@ class UnipoCallback(TrainerCallback):
             self._guard.give_up("no trainer found; pass it: UnipoCallback(..., trainer=trainer), then add_callback")
         if self._guard.off:
             return
-        if self._training and self._newest_rollout >= 0:  # the last start of training ended in an exception
+        if self._training and self._newest_rollout >= 0:  # the last start ended in an exception we were not told of
             self._close("interrupted")
-            self._training = False
         self._micro_batches, self._stale = [], False
         if not self._training:
             self._training = True
+            watch(self)
             self._open()
             if self._recorder is not None and self._trainer.args.process_index == 0:
                 told = f"unipo-hooks: to see this run, now or later: unipo-hooks view {self._recorder.path}"
@@ -210,29 +219,76 @@ class UnipoCallback(TrainerCallback):
         requested = self._requested or Path(trainer.args.output_dir) / "unipo"
         path = self._path if self._path is not None and trainer.state.global_step else requested
         self._starts += 1
-        run = run_info(trainer, algorithm=self._algorithm, algorithms=own(), strict=self._strict)
-        self._recorder = Recorder(path, run, self._policy, strict=self._strict, on_full=self._on_full)
+
+        def record(joined: Joined | None) -> Recorder:
+            run = run_info(trainer, algorithm=self._algorithm, algorithms=own(), strict=self._strict)
+            strict, on_full = self._strict, self._on_full
+            return Recorder(path, run, self._policy, strict=strict, on_full=on_full, joined=joined)
+
+        self._recorder = self._meeting.recorder(trainer.accelerator, self._starts, record)
         self._path = self._recorder.path
         earlier = self._recorder.earlier
         self._rollouts = {"train": earlier.next_rollout["train"], "eval": earlier.next_rollout["eval"]}
         self._evaluations = earlier.next_evaluation
         self._newest_rollout = -1
+        self._first_update, self._handed_over = trainer.state.global_step, 0
+
+    def _failed(self, trainer: Any) -> None:
+        """Training ended in an exception: have what is queued written, and keep nobody waiting for it."""
+        if self._training and trainer is self._trainer:
+            self._training = False
+            unwatch(self)
+            if (recorder := self._taken()) is not None:
+                recorder.end("interrupted")
 
     def _close(self, status: Literal["finished", "interrupted"]) -> None:
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            recorder.close(status)
+        self._training = False
+        try:
+            if (recorder := self._taken()) is not None:
+                recorder.close(status)
+        finally:
+            unwatch(self)
 
-    def _note_rate(self, optimizer: Any) -> None:
+    def _taken(self) -> Recorder | None:
+        """The recorder, which is given nothing more; it counts what it was not given since capture was turned off."""
+        recorder, self._recorder = self._recorder, None
+        missed = self._trainer.state.global_step - self._first_update - self._handed_over if self._guard.off else 0
+        if recorder is not None and missed:
+            recorder.missed(missed, self._guard.reason)
+        return recorder
+
+    def _note_rate(self, state: TrainerState, optimizer: Any) -> None:
+        if not self._is_of(state):
+            return
         groups = getattr(optimizer, "param_groups", None)
         rate = groups[0].get("lr") if groups else None
         self._learning_rate = None if rate is None else float(rate)
 
-    def _stepped(self, global_step: int) -> None:
+    def _stepped(self, state: TrainerState) -> None:
+        if not self._is_of(state):
+            return
         micro_batches, self._micro_batches = self._micro_batches, []
         stale, self._stale = self._stale, False
         if stale or micro_batches:
-            self._hand_over("train", global_step - 1, global_step, [] if stale else micro_batches)
+            self._hand_over("train", state.global_step - 1, state.global_step, [] if stale else micro_batches)
+
+    def _saved(self, state: TrainerState) -> None:
+        if self._recorder is not None and self._is_of(state):
+            self._recorder.checkpoint()
+
+    def _evaluated(self, state: TrainerState) -> None:
+        if not self._training and state.global_step and self._is_of(state):
+            self._close("finished")
+
+    def _ended(self, state: TrainerState) -> None:
+        if not self._is_of(state):
+            return
+        recorder = self._recorder
+        self._close("interrupted" if self._guard.off else "finished")
+        if recorder is not None and recorder.path.exists() and self._trainer.args.process_index == 0:
+            trained, lost = state.global_step, recorder.lost_updates
+            number = f"{trained - lost} of {trained}" if lost else trained
+            tqdm.write(f"unipo-hooks: {number} updates are in {recorder.path}", file=sys.stderr)
 
     def _hand_over(self, kind: Kind, update: int, step: int, micro_batches: MicroBatches) -> None:
         if self._recorder is None:
@@ -258,11 +314,13 @@ class UnipoCallback(TrainerCallback):
         self._seconds_told = seconds
         if kind == "train":
             self._newest_rollout = newest
+            self._handed_over += 1
 
-    def _logged(self, global_step: int, logs: dict[str, Any]) -> None:
+    def _logged(self, state: TrainerState, logs: dict[str, Any]) -> None:
         # 9 digits hold a float32 exactly
         scalars: dict[str, float | None] = {
             name: float(f"{value:.9g}") for name, value in logs.items() if isinstance(value, int | float)
         }
-        if self._training and self._recorder is not None and scalars and global_step:
-            self._recorder.log(global_step - 1, global_step, scalars)
+        of_step = self._training and self._is_of(state) and state.global_step
+        if self._recorder is not None and scalars and of_step:
+            self._recorder.log(state.global_step - 1, state.global_step, scalars)

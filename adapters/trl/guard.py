@@ -22,12 +22,17 @@ class Guard:
         self.seconds = 0.0
         """Time spent inside so far, on the training thread."""
         self.off = False
+        self.reason = ""
+        """Why capture is off."""
         self._strict = strict
 
     def __call__(self, action: Callable[[], None]) -> None:
         """Run `action`, unless capture is off."""
-        if self.off:
-            return
+        if not self.off:
+            self.always(action)
+
+    def always(self, action: Callable[[], None]) -> None:
+        """Run `action`, whether capture is off or not: what ends it."""
         start = time.perf_counter()
         try:
             action()
@@ -38,8 +43,10 @@ class Guard:
 
     def give_up(self, reason: str, error: Exception | None = None) -> None:
         """Capture no more, and say why in one line (a defect of ours brings its traceback)."""
-        self.off = True
+        told, self.off = self.off, True
+        self.reason = self.reason or reason
         if self._strict:
             raise CaptureError(reason) from error
-        defect = error if error is not None and not isinstance(error, UnipoError) else None
-        log.warning("unipo-hooks: capture is off: %s. Training goes on.", reason, exc_info=defect)
+        if not told:
+            defect = error if error is not None and not isinstance(error, UnipoError) else None
+            log.warning("unipo-hooks: capture is off: %s. Training goes on.", reason, exc_info=defect)

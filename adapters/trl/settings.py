@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import trl
 
 from unipo_hooks.adapters.trl.algorithm import spec_from_trl
@@ -61,11 +63,11 @@ def run_info(
     kind = trainer_kind(class_names(trainer))
     loss_type = str(getattr(trainer, "loss_type", kind) if kind in ("grpo", "gspo_token") else kind)
     low, high = (_number(getattr(trainer, name, None)) for name in ("epsilon_low", "epsilon_high"))
-    bounds = (low, high) if loss_type in CLIPPED_LOSSES and low is not None and high is not None else None
+    bounds = None if low is None or high is None else (low, high)
     names = tuple(getattr(trainer, "reward_func_names", ()))
     hparams = {name: getattr(trainer.args, name) for name in HPARAMS if hasattr(trainer.args, name)}
-    hparams |= {"kl_coef": getattr(trainer, "beta", 0.0), "group_size": trainer.num_generations}
-    if bounds:
+    hparams |= {"kl_coef": getattr(trainer, "beta", 0.0), "group_size": group_size(trainer)}
+    if bounds and loss_type in (*CLIPPED_LOSSES, "rloo"):
         hparams["clip_eps"] = list(bounds)
     return RunInfo(
         header=Header(
@@ -84,14 +86,15 @@ def run_info(
             settings=_plain(trainer.args.to_dict()),
         ),
         decode=decoder(trainer.processing_class),
+        placeholders=placeholders(trainer.processing_class),
         reward_names=names,
-        reward_weights=tuple(float(weight) for weight in getattr(trainer, "reward_weights", ())),
-        ratio_level="sequence" if getattr(trainer, "importance_sampling_level", "token") == "sequence" else "token",
+        reward_weights=tuple(reward_weights(trainer).tolist()),
+        ratio_level=_ratio_level(trainer, loss_type),
         algorithm=algorithm,
         algorithm_notes=notes,
         loss_overridden_by=overrides_loss(type(trainer)),
         algorithms=tuple(algorithms),
-        clip_range=(1 - bounds[0], 1 + bounds[1]) if bounds else None,
+        clip_range=_clip_range(trainer, loss_type, bounds),
         first_update=trainer.state.global_step,
         rank=trainer.accelerator.process_index,
         ranks=trainer.accelerator.num_processes,
@@ -111,6 +114,30 @@ def _algorithm(trainer: Any, *, strict: bool) -> tuple[AlgorithmSpec | None, tup
     return said.spec, said.unknown
 
 
+def _ratio_level(trainer: Any, loss_type: str) -> Literal["token", "sequence", "product"]:
+    """What has a ratio of its own on TRL's charts; GMPO clips tokens, whatever the setting is."""
+    if loss_type == "rloo":
+        return "product"
+    level = getattr(trainer, "importance_sampling_level", "token")
+    return "sequence" if level == "sequence" and loss_type != "gmpo" else "token"
+
+
+def _clip_range(trainer: Any, loss_type: str, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The ratios outside of which TRL 1.16.0 counts as clipped; None for losses without a clip."""
+    if bounds is None:
+        return None
+    low, high = bounds
+    if loss_type == "gmpo":  # in log space
+        return math.exp(-low), math.exp(high)
+    if loss_type == "cispo":  # a cap from above alone
+        return 0.0, high
+    if loss_type not in (*CLIPPED_LOSSES, "rloo"):
+        return None
+    # A ratio is capped at delta before it is compared: where that is inside the range, none is above it.
+    delta = getattr(trainer.args, "delta", None)
+    return 1 - low, math.inf if delta is not None and delta <= 1 + high else 1 + high
+
+
 def overrides_loss(cls: type) -> str | None:
     """The class that defines `_compute_loss`, where it is not one of TRL's own."""
     owner = next((each for each in cls.__mro__ if "_compute_loss" in vars(each)), None)
@@ -119,6 +146,43 @@ def overrides_loss(cls: type) -> str | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def group_size(trainer: Any, kind: Kind = "train") -> int | None:
+    """Responses sampled for a prompt; None where the trainer does not say."""
+    names = ("num_generations",) if kind == "train" else ("num_generations_eval", "num_generations")
+    found = (getattr(owner, name, None) for name in names for owner in (trainer, trainer.args))
+    return next((int(each) for each in found if each), None)
+
+
+def reward_weights(trainer: Any) -> torch.Tensor:
+    """The weight of each reward function, (K,): 1 where none is set."""
+    for owner in (trainer, trainer.args):
+        given = getattr(owner, "reward_weights", None)
+        if given is not None:
+            return torch.as_tensor(given, dtype=torch.float32)
+    return torch.ones(len(getattr(trainer, "reward_funcs", ())))
+
+
+def reuses_rollouts(trainer: Any) -> bool:
+    """Whether responses outlive the policy they were sampled from: TRL then computes old log-probs, in all versions."""
+    args = trainer.args
+    accumulated = args.gradient_accumulation_steps
+    used = (getattr(args, "steps_per_generation", None) or accumulated) * getattr(args, "num_iterations", 1)
+    return bool(accumulated % used)
+
+
+def expected_locals(trainer: Any) -> dict[str, str]:
+    """Locals of `_compute_loss` that TRL has under the trainer's settings → the channel that is read from each."""
+    kind, args = trainer_kind(class_names(trainer)), trainer.args
+    expected = {}
+    if kind != "rloo" and getattr(args, "beta", None):
+        expected["per_token_kl"] = "token_kl"
+    if kind == "grpo" and (getattr(args, "top_entropy_quantile", None) or 1) < 1:
+        expected["entropy_mask"] = "policy_mask"
+    if kind == "grpo" and getattr(args, "off_policy_mask_threshold", None) is not None:
+        expected["off_policy_mask"] = "policy_mask"
+    return expected
 
 
 def class_names(trainer: Any) -> str:
@@ -141,7 +205,7 @@ def divided_by(trainer: Any, kind: Kind) -> Callable[[float | None], Normalisers
         loss_type="dapo",
         trl_version=trl.__version__,
         training=kind == "train",
-        accumulation_steps=trainer.current_gradient_accumulation_steps,
+        accumulation_steps=accumulation_steps(trainer),
         steps_per_generation=getattr(trainer.args, "steps_per_generation", None),
         num_processes=trainer.accelerator.num_processes,
         trainer_class=class_names(trainer),
@@ -149,11 +213,20 @@ def divided_by(trainer: Any, kind: Kind) -> Callable[[float | None], Normalisers
     return lambda tokens: known(num_items_in_batch=tokens)
 
 
+def accumulation_steps(trainer: Any) -> float:
+    """Micro-batches of the update being accumulated: fewer than configured at the end of an epoch.
+
+    The transformers of TRL's first versions do not say, and divide by what is configured.
+    """
+    current = getattr(trainer, "current_gradient_accumulation_steps", None)
+    return float(trainer.args.gradient_accumulation_steps if current is None else current)
+
+
 def accumulation_after_loss(trainer: Any, kind: Kind) -> float:
     """What divides the loss after `_compute_loss` returned it."""
     if kind != "train" or not _divided_afterwards(class_names(trainer)):
         return 1
-    return float(trainer.current_gradient_accumulation_steps)
+    return accumulation_steps(trainer)
 
 
 @cache
@@ -173,6 +246,20 @@ def decoder(processing_class: Any) -> Callable[[list[int]], str]:
         return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     return decode
+
+
+def placeholders(processing_class: Any) -> dict[int, str]:
+    """Token ids a processor puts where an image, a video or a sound is → what stands there; none for a tokenizer.
+
+    `image_token_ids` is what transformers 5 tells the kind of a token by; before it there was `image_token_id` alone.
+    """
+    found: dict[int, str] = {}
+    for name in ("image", "video", "audio"):
+        ids = getattr(processing_class, f"{name}_token_ids", None) or [
+            getattr(processing_class, f"{name}_token_id", None)
+        ]
+        found |= {token: name for token in ids if isinstance(token, int)}
+    return found
 
 
 def _model_name(model: Any) -> str:

@@ -11,7 +11,7 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol
 
@@ -20,21 +20,33 @@ import torch
 
 from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.host import Copier
-from unipo_hooks.adapters.trl.settings import accumulation_after_loss, divided_by
+from unipo_hooks.adapters.trl.settings import (
+    accumulation_after_loss,
+    divided_by,
+    expected_locals,
+    group_size,
+    reuses_rollouts,
+    reward_weights,
+)
 from unipo_hooks.adapters.trl.translate import (
+    NEEDED_INPUTS,
     Forward,
     Scored,
     captured_micro_batch,
     captured_rollout,
     micro_batch_tensors,
     rollout_tensors,
-    to_array,
 )
 from unipo_hooks.errors import CaptureError
-from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, Pending
+from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout, Pending
 from unipo_hooks.schema import Kind
 
 LOG_PROB_METHODS = ("_get_per_token_logps_and_entropies", "_get_per_token_logps")
+
+FUSED = (
+    "Liger's fused loss gives no log-probs: updates are not captured, rollouts are. Set use_liger_kernel (first "
+    "use_liger_loss) to False, or take TRL 1.14 or newer, to capture log_probs and entropies and to compare the loss"
+)
 
 log = logging.getLogger("unipo_hooks")
 
@@ -71,18 +83,21 @@ class Tap:
         self._model: Any = None
         """The model `_compute_loss` was given, while it runs."""
         self._forwards: list[Forward] = []
-        """What the log-prob methods gave while a batch is generated, or a loss computed."""
+        """What the log-prob methods gave while a loss is computed."""
         self._frame: FrameType | None = None
+        """Of the trainer's own method that asked for log-probs last: of its loss, or of its generation."""
         self._told: set[str] = set()
         for name, wrap in (
             ("_generate_and_score_completions", self._wrap_generate),
             ("_calculate_rewards", self._wrap_rewards),
             ("_compute_loss", self._wrap_loss),
+            ("compute_liger_loss", self._wrap_fused_loss),
             *((name, self._wrap_log_probs) for name in LOG_PROB_METHODS),
         ):
             original = getattr(trainer, name, None)
             if original is not None:
                 setattr(trainer, name, wrap(original))
+        self._knows_log_probs = any(hasattr(trainer, name) for name in LOG_PROB_METHODS)
 
     @property
     def _kind(self) -> Kind:
@@ -101,7 +116,8 @@ class Tap:
 
             def keep() -> None:
                 given = parameters.bind(*args, **kwargs).arguments
-                lengths = [len(ids) for ids in given["completion_ids_list"]]
+                ids = given.get("completion_ids_list")
+                lengths = None if ids is None else [len(each) for each in ids]
                 self._scored = Scored(rewards, lengths, given["prompts"])
 
             self._ours(keep)
@@ -117,8 +133,11 @@ class Tap:
                 batch = original(*args, **kwargs)
             finally:
                 self._generating = False
-                forwards, self._forwards = self._forwards, []
-            self._ours(lambda: self._generated(batch, forwards))
+                frame, self._frame = self._frame, None
+            try:
+                self._ours(lambda: self._generated(args[0], batch, {} if frame is None else frame.f_locals))
+            finally:
+                frame = None  # as below
             return batch
 
         return generate_and_score_completions
@@ -128,10 +147,7 @@ class Tap:
         def log_probs(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             if self._in_loss or self._generating:
-                model = args[0] if args else kwargs.get("model")
-                self._forwards.append(Forward(result, of_policy=model is self._model))
-            if self._in_loss:
-                self._frame = _caller("_compute_loss")
+                self._ours(lambda: self._forwarded(result, args[0] if args else kwargs.get("model")))
             return result
 
         return log_probs
@@ -140,6 +156,11 @@ class Tap:
         @functools.wraps(original)
         def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             self._in_loss, self._model = not (self.closed or self._guard.off), model
+            hooks: list[Any] = []
+            if self._in_loss and not self._knows_log_probs:
+                # Whatever computes them now calls the model from within `_compute_loss`, whose locals hold the rest.
+                hold = lambda *_: self._ours(self._hold_frame)  # noqa: E731
+                self._ours(lambda: hooks.append(model.register_forward_pre_hook(hold)))
             try:
                 loss = original(model, inputs, *args, **kwargs)
             except BaseException:
@@ -148,6 +169,8 @@ class Tap:
             finally:
                 self._in_loss, self._model = False, None
                 forwards, self._forwards = self._forwards, []
+                for hook in hooks:
+                    hook.remove()
             frame, self._frame = self._frame, None
             try:
                 self._ours(lambda: self._computed(inputs, frame, forwards, loss))
@@ -158,15 +181,41 @@ class Tap:
 
         return compute_loss
 
-    def _generated(self, batch: dict[str, Any], forwards: list[Forward]) -> None:
+    def _wrap_fused_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Liger's, up to TRL 1.13: it computes log-probs in a kernel, and gives none of them."""
+
+        @functools.wraps(original)
+        def compute_fused_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = original(model, inputs, *args, **kwargs)
+            self._ours(lambda: self._unseen(inputs, FUSED))
+            return loss
+
+        return compute_fused_loss
+
+    def _forwarded(self, result: Any, model: Any) -> None:
+        if self._in_loss:
+            self._forwards.append(Forward(result, of_policy=model is self._model))
+        self._hold_frame()
+
+    def _hold_frame(self) -> None:
+        self._frame = _caller("_compute_loss" if self._in_loss else "_generate_and_score_completions")
+
+    def _generated(self, inputs: Any, batch: dict[str, Any], local: Mapping[str, Any]) -> None:
         trainer, kind = self._trainer, self._kind
-        scored, self._scored = self._scored, None
-        if scored is None:
-            raise RuntimeError(f"{type(trainer).__name__} scored no completions through _calculate_rewards")
+        if missing := [name for name in NEEDED_INPUTS if name not in batch]:
+            raise CaptureError(f"the generation batch of {type(trainer).__name__} has no {' and no '.join(missing)}")
         rows = batch["completion_ids"].shape[0]
+        scored, self._scored = self._scored, None
+        if scored is None:  # up to TRL 0.18
+            rewards = logged_rewards(trainer, rows * trainer.accelerator.num_processes)
+            scored = Scored(rewards, None, [each["prompt"] for each in inputs])
+        if scored.rewards_per_func is None:
+            self._lost("rewards: they are not computed by _calculate_rewards, nor does the trainer's log have them")
         start, number = self._sink.next_rollout(kind)
-        per_prompt = trainer.num_generations if kind == "train" else _eval_generations(trainer)
-        copies = self._copier(rollout_tensors(batch, scored, forwards))
+        per_prompt = group_size(trainer, kind)
+        if per_prompt is None:
+            self._lost("prompt groups: the trainer has no num_generations; every response is a group of its own")
+        copies = self._copier(rollout_tensors(batch, local, scored, reward_weights(trainer)))
         describe = functools.partial(
             captured_rollout,
             lengths=scored.lengths,
@@ -174,10 +223,10 @@ class Tap:
             kind=kind,
             rollout=number,
             step=trainer.state.global_step + (kind == "train"),
-            num_generations=per_prompt,
-            reward_weights=to_array(trainer.reward_weights.detach().to("cpu", copy=True)),
+            num_generations=per_prompt or 1,
             rank=trainer.accelerator.process_index,
             ranks=trainer.accelerator.num_processes,
+            off_policy=reuses_rollouts(trainer),
             lost=self._lost,
         )
         # On the CPU, where reading it back costs no synchronisation.
@@ -189,15 +238,14 @@ class Tap:
     def _computed(
         self, inputs: dict[str, Any], frame: FrameType | None, forwards: list[Forward], loss: torch.Tensor
     ) -> None:
-        if self._rows not in inputs:
-            return  # generated before capture was on
-        if not forwards:
-            raise CaptureError(f"{type(self._trainer).__name__}._compute_loss computed no log-probs of its own")
-        identity = inputs[self._rows].numpy()
-        if self._sink.from_an_earlier_start(int(identity[0, 0])):
+        identity = self._identity(inputs)
+        if identity is None:
             return
         trainer, kind, rollout = self._trainer, self._kind, int(identity[0, 1])
         local = {} if frame is None else frame.f_locals
+        for name, channel in expected_locals(trainer).items():
+            if local.get(name) is None:
+                self._lost(f"{channel}: _compute_loss has no {name}")
         copies = self._copier(micro_batch_tensors(inputs, local, forwards, loss))
         describe = functools.partial(
             captured_micro_batch,
@@ -211,6 +259,22 @@ class Tap:
         record = Pending(CapturedMicroBatch, copies.nbytes, lambda: describe(copies.wait()))
         self._sink.micro_batch(kind, rollout, record)
 
+    def _identity(self, inputs: Mapping[str, Any]) -> Array | None:
+        """(start, rollout, row) of each row of a micro-batch; None where they cannot be joined with a rollout."""
+        if self._rows not in inputs:
+            return None  # generated before capture was on
+        identity: Array = inputs[self._rows].numpy()
+        return None if self._sink.from_an_earlier_start(int(identity[0, 0])) else identity
+
+    def _unseen(self, inputs: Mapping[str, Any], why: str) -> None:
+        """A loss was computed of which nothing can be read: its update is counted as lost."""
+
+        def make() -> CapturedMicroBatch:
+            raise CaptureError(why)
+
+        if (identity := self._identity(inputs)) is not None:
+            self._sink.micro_batch(self._kind, int(identity[0, 1]), Pending(CapturedMicroBatch, 0, make))
+
     def _lost(self, what: str) -> None:
         """Say once that something cannot be read of this trainer; the rest is captured."""
         if what not in self._told:
@@ -218,12 +282,20 @@ class Tap:
             log.warning("unipo-hooks: %s: not captured: %s", type(self._trainer).__name__, what)
 
 
+def logged_rewards(trainer: Any, rows: int) -> torch.Tensor | None:
+    """Rewards (rows, K) of the newest batch over all ranks, from what the trainer keeps for its table of completions.
+
+    None where that is not the whole batch: it is bounded, and functions of one name share a column.
+    """
+    log = getattr(trainer, "_textual_logs", None) or getattr(trainer, "_logs", None) or {}
+    columns, names = log.get("rewards", {}), trainer.reward_func_names
+    if len(set(names)) < len(names) or any(len(columns.get(name, ())) < rows for name in names):
+        return None
+    return torch.tensor([list(columns[name])[-rows:] for name in names], dtype=torch.float32).T
+
+
 def _caller(name: str) -> FrameType | None:
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != name:
         frame = frame.f_back
     return frame
-
-
-def _eval_generations(trainer: Any) -> int:
-    return int(getattr(trainer, "num_generations_eval", None) or trainer.num_generations)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.objective.inputs import Normalisers
-from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout
+from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout, valid_positions
 from unipo_hooks.schema import Kind
 
 ROLLOUT_CHANNELS = {
@@ -28,13 +29,29 @@ ROLLOUT_CHANNELS = {
 }
 """Key of the generation batch → canonical channel."""
 
-UPDATE_CHANNELS = {"per_token_logps": "log_probs", "entropies": "entropies", "per_token_kl": "token_kl"}
-"""Local of `_compute_loss` → canonical channel."""
+UPDATE_CHANNELS = {
+    "per_token_logps": "log_probs",
+    "entropies": "entropies",
+    "per_token_kl": "token_kl",
+    "ref_per_token_logps": "ref_log_probs",
+}
+"""Local of `_compute_loss` → canonical channel. The reference's log-probs are computed there by TRL 0.18 alone."""
 
 POLICY_MASKS = ("entropy_mask", "off_policy_mask")
 """Locals of `_compute_loss` that multiply the policy term; their product is `policy_mask`."""
 
-ROLLOUT_INPUTS = ("completion_ids", "completion_mask", "tool_mask", "prompt_ids", "prompt_mask", "old_logps")
+NEEDED_INPUTS = ("completion_ids", "prompt_ids", "prompt_mask")
+"""Keys of a generation batch without which there is no rollout."""
+
+ROLLOUT_INPUTS = (
+    "completion_ids",
+    "completion_mask",
+    "tool_mask",
+    "prompt_ids",
+    "prompt_mask",
+    "old_logps",
+    "num_items_in_batch",
+)
 """What is read of a generation batch beside channels."""
 
 LOSS_INPUTS = ("completion_mask", "num_items_in_batch")
@@ -47,13 +64,18 @@ LOG_PROBS = ("old_log_probs", "ref_log_probs")
 """Channels of the rollout TRL writes as 0 where attention is masked, which would read as probability 1."""
 
 
+_EMBEDDED = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,[A-Za-z0-9+/=]+")
+"""An image inside a URL: hundreds of kilobytes of text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """What `_calculate_rewards` was given and gave."""
 
-    rewards_per_func: torch.Tensor
-    """Of all ranks, (ranks · B, K); NaN where a function had no answer."""
-    lengths: list[int]
+    rewards_per_func: torch.Tensor | None
+    """Of all ranks, (ranks · B, K); NaN where a function had no answer. None where they cannot be read."""
+    lengths: list[int] | None
+    """Tokens of each response of this rank; None where only the mask tells."""
     prompts: Sequence[Any]
 
 
@@ -67,17 +89,23 @@ class Forward:
 
     def item(self, number: int) -> torch.Tensor | None:
         """Log-probs (0), entropies (1) or the router's loss (2); None where it was not computed."""
-        items = self.result if isinstance(self.result, tuple | list) else (self.result,)
+        result = self.result
+        if isinstance(result, Mapping):  # TRL 0.20 and 0.21
+            result = result.get("logps"), result.get("entropies")
+        items = result if isinstance(result, tuple | list) else (result,)
         found = items[number] if number < len(items) else None
         return found if isinstance(found, torch.Tensor) else None
 
 
-def rollout_tensors(batch: Mapping[str, Any], scored: Scored, forwards: Sequence[Forward]) -> dict[str, Any]:
-    """What is read of a generation batch and of the forward passes that were made for it."""
+def rollout_tensors(
+    batch: Mapping[str, Any], local: Mapping[str, Any], scored: Scored, reward_weights: torch.Tensor
+) -> dict[str, Any]:
+    """What is read of a generation batch; `local`: variables of the method that made it."""
+    values = {**_log_probs_of_sums(batch, local), **batch}
     return {
-        "batch": {key: batch[key] for key in (*ROLLOUT_INPUTS, *ROLLOUT_CHANNELS) if key in batch},
+        "batch": {key: values[key] for key in (*ROLLOUT_INPUTS, *ROLLOUT_CHANNELS) if key in values},
         "rewards_per_func": scored.rewards_per_func,
-        "summed": _summed(batch, forwards),
+        "reward_weights": reward_weights,
     }
 
 
@@ -85,10 +113,14 @@ def micro_batch_tensors(
     inputs: Mapping[str, Any], local: Mapping[str, Any], forwards: Sequence[Forward], loss: torch.Tensor
 ) -> dict[str, Any]:
     """What is read of one `_compute_loss`: its inputs, its local variables, its forward pass and what it returned."""
-    forward = _of_policy(forwards, inputs["completion_mask"].shape)
+    forward = _of_policy(forwards, inputs["completion_ids"].shape)
+    own = {key: inputs[key] for key in LOSS_INPUTS if key in inputs}
+    if "completion_mask" not in own:
+        own["completion_mask"] = torch.ones_like(inputs["completion_ids"])
     return {
-        "inputs": {key: inputs[key] for key in LOSS_INPUTS if key in inputs},
-        "local": {key: local[key] for key in LOCALS if local.get(key) is not None},
+        "inputs": own,
+        # What the loss was given is of the rollout.
+        "local": {key: local[key] for key in LOCALS if local.get(key) is not None and inputs.get(key) is None},
         "forward": None if forward is None else [forward.item(number) for number in range(3)],
         "loss": loss,
     }
@@ -103,45 +135,60 @@ def to_array(tensor: torch.Tensor) -> Array:
 def captured_rollout(
     tensors: Mapping[str, Any],
     *,
-    lengths: Sequence[int],
+    lengths: Sequence[int] | None,
     prompts: Sequence[Any],
     kind: Kind,
     rollout: int,
     step: int,
     num_generations: int,
-    reward_weights: Array,
     rank: int,
     ranks: int,
+    off_policy: bool = False,
     lost: Callable[[str], None] = lambda _: None,
 ) -> CapturedRollout:
     """The record of a generation batch before it is shuffled, from copies of its `rollout_tensors`.
 
     Row i of this rank is row rank · B + i of the rollout. `lengths` and `prompts` are what `_calculate_rewards` was
-    given; `lost` is told what cannot be read.
+    given; `off_policy` says that responses outlive the policy they were sampled from; `lost` is told what cannot be
+    read.
     """
     batch = tensors["batch"]
     ids_BT = to_array(batch["completion_ids"])
     rows, width = ids_BT.shape
-    length_B = np.array(lengths, np.int64)
-    attended_BT = to_array(batch["completion_mask"]).astype(bool)
+    if "completion_mask" in batch:
+        attended_BT = to_array(batch["completion_mask"]).astype(bool)
+    elif lengths is not None:
+        lost("mask: the generation batch has no completion_mask; every token is taken to count")
+        attended_BT = valid_positions(np.array(lengths), width)
+    else:
+        raise CaptureError("the generation batch has no completion_mask, and nothing else says how long responses are")
+    length_B = _lengths(attended_BT) if lengths is None else np.array(lengths, np.int64)
     tool_mask = batch.get("tool_mask")
     mask_BT = attended_BT if tool_mask is None else attended_BT & to_array(tool_mask).astype(bool)
-    components_BK = to_array(tensors["rewards_per_func"])[rank * rows : (rank + 1) * rows]
+    reward_weights_K = to_array(tensors["reward_weights"])
+    components_RK = np.full((rows * ranks, len(reward_weights_K)), np.nan, np.float32)  # of all ranks
+    if tensors["rewards_per_func"] is not None:
+        components_RK = to_array(tensors["rewards_per_func"])
+    components_BK = components_RK[rank * rows : (rank + 1) * rows]
     prompt_ids, prompt_mask = to_array(batch["prompt_ids"]), to_array(batch["prompt_mask"]).astype(bool)
     channels: dict[str, Array] = {}
     for key, name in ROLLOUT_CHANNELS.items():
         if isinstance(batch.get(key), torch.Tensor):
             values = to_array(batch[key])
             values = values[:, 0] if values.shape == (rows, 1) != (rows, width) else values
+            if name == "rollout_log_probs" and tool_mask is not None:
+                # TRL writes 0 for tokens that nobody sampled.
+                values = np.where(to_array(tool_mask).astype(bool) | (values != 0), values, np.float32(np.nan))
             channels[name] = np.where(attended_BT, values, np.nan) if name in LOG_PROBS else values
     if "old_logps" in batch and "old_log_probs" not in channels:
-        old = _whose_sums_are(batch["old_logps"], tensors["summed"])
-        if old is None:
-            lost("old_log_probs: no log-probs were computed whose sums are those of the batch (old_logps)")
-        else:
-            channels["old_log_probs"] = np.where(attended_BT, to_array(old), np.nan)
+        lost("old_log_probs: no log-probs were found whose sums are those of the batch (old_logps)")
+    if "advantages" not in channels:
+        lost("advantages: the generation batch has none")
     # Without log-probs of their own TRL takes the current ones; sums over a response are log-probs of their own.
     on_policy = "old_log_probs" not in channels and "old_logps" not in batch
+    if on_policy and off_policy:
+        lost("old_log_probs: the generation batch has no old_per_token_logps, though rollouts are used again")
+        on_policy = False
     return CapturedRollout(
         kind=kind,
         rollout=rollout,
@@ -154,8 +201,10 @@ def captured_rollout(
         length_B=length_B,
         mask_BT=mask_BT,
         mask_reason_BT=_mask_reason(mask_BT, attended_BT, length_B),
-        reward_B=_reward(components_BK, reward_weights),
+        reward_B=_reward(components_BK, reward_weights_K),
         reward_components_BK=components_BK,
+        reward_R=_reward(components_RK, reward_weights_K) if ranks > 1 else None,
+        tokens_over_ranks=_number(batch.get("num_items_in_batch")),
         channels=channels,
         aliases={"old_log_probs": "log_probs"} if on_policy else {},
     )
@@ -197,7 +246,7 @@ def captured_micro_batch(
     dtype = torch.float32
     for number, (key, name) in enumerate(UPDATE_CHANNELS.items()):
         value = of_tokens(key, width)
-        if value is None and forward is not None and name != "token_kl":
+        if value is None and forward is not None and name in ("log_probs", "entropies"):
             given = forward[number]
             value = given if given is not None and given.shape == attended_bT.shape else None
         if (value := told(key, value)) is None:
@@ -205,7 +254,10 @@ def captured_micro_batch(
         channels[name] = np.where(attended_bT, to_array(value), np.float32(np.nan))
         dtype = value.dtype if name == "log_probs" else dtype
     if "log_probs" not in channels:
-        raise CaptureError("_compute_loss holds no log-probs of its tokens")
+        raise CaptureError(
+            "updates are not captured, rollouts are: _compute_loss holds no log-probs of its tokens, nor does its "
+            "log-prob method give any (Unsloth's does not)"
+        )
     masks = [told(key, of_tokens(key, width, 1)) for key in POLICY_MASKS if local.get(key) is not None]
     readable = [to_array(mask) for mask in masks if mask is not None]
     if readable and len(readable) == len(masks):
@@ -235,25 +287,24 @@ def captured_micro_batch(
     )
 
 
-def _summed(batch: Mapping[str, Any], forwards: Sequence[Forward]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The log-probs (B, T) of each forward pass and their sums, where a batch holds sums alone, as RLOO's does.
+def _lengths(attended_BT: Array) -> Array:
+    """Tokens of each response, from what is attended: a row that is masked whole was truncated, and has them all."""
+    attended_B = attended_BT.sum(1)
+    length_B: Array = np.where(attended_B > 0, attended_B, attended_BT.shape[1])
+    return length_B
 
-    Summed where the trainer sums, so that the same additions give the same bits.
+
+def _log_probs_of_sums(batch: Mapping[str, Any], local: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The log-probs (B, T) of a batch that holds their sums alone, as RLOO's does: the policy's, the reference's.
+
+    They belong to it where the sums beside them are the very same object.
     """
-    if not isinstance(batch.get("old_logps"), torch.Tensor) or "old_per_token_logps" in batch:
-        return []
-    mask_BT = batch["completion_mask"]
-    found = [each.item(0) for each in forwards]
-    whole = [each.detach() for each in found if each is not None and each.shape == mask_BT.shape]
-    return [(each, (each * mask_BT).sum(1)) for each in whole]
-
-
-def _whose_sums_are(sums_B: torch.Tensor, summed: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor | None:
-    """The log-probs whose sums are bit for bit these; a reference policy's are not, nor those of a part of it."""
-    for log_probs, own_B in summed:
-        if own_B.shape == sums_B.shape and bool(((own_B == sums_B) | (own_B.isnan() & sums_B.isnan())).all()):
-            return log_probs
-    return None
+    sums = batch.get("old_logps")
+    if sums is None or "old_per_token_logps" in batch or local.get("old_logps") is not sums:
+        return {}
+    found = {key: local.get(key) for key in ("old_per_token_logps", "ref_per_token_logps")}
+    shape = batch["completion_ids"].shape
+    return {key: each for key, each in found.items() if isinstance(each, torch.Tensor) and each.shape == shape}
 
 
 def _of_policy(forwards: Sequence[Forward], shape: tuple[int, ...]) -> Forward | None:
@@ -275,10 +326,20 @@ def _number(value: Any) -> float | None:
 
 
 def _messages(prompts: Sequence[Any]) -> list[str] | None:
-    """Conversations as JSON, images as their description; None where prompts are plain text."""
+    """Conversations as JSON, an image as a marker; None where prompts are plain text."""
     if all(isinstance(prompt, str) for prompt in prompts):
         return None
-    return [json.dumps(prompt, ensure_ascii=False, default=str) for prompt in prompts]
+    return [_EMBEDDED.sub(r"⟨\1⟩", json.dumps(prompt, ensure_ascii=False, default=_marker)) for prompt in prompts]
+
+
+def _marker(value: Any) -> str:
+    """What stands in a message for what JSON cannot hold: `⟨image, 640 × 480⟩`."""
+    if isinstance(size := getattr(value, "size", None), tuple):  # an image of Pillow's
+        return f"⟨image, {' × '.join(map(str, size))}⟩"
+    if isinstance(value, bytes):
+        return f"⟨{len(value)} bytes⟩"
+    shape = getattr(value, "shape", None)
+    return f"⟨{type(value).__name__}{'' if shape is None else ', ' + ' × '.join(map(str, shape))}⟩"
 
 
 def _mask_reason(mask_BT: Array, attended_BT: Array, length_B: Array) -> Array | None:

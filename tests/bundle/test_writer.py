@@ -128,11 +128,14 @@ def test_a_resumed_run_takes_its_settings_along_and_ends_what_was_killed(tmp_pat
     assert [attempt.status for attempt in resumed.attempts] == ["interrupted", "finished"]
 
 
-def test_a_damaged_bundle_is_not_continued_and_said_in_one_line(tmp_path):
+def test_a_damaged_bundle_is_not_continued_and_said_in_one_line(tmp_path, caplog):
     path = record(tmp_path / "run", [records.rollout(0)])
     (path / layout.metrics_name(0)).write_text("not json\n")
-    with pytest.raises(BundleError, match="it is damaged"):
-        Recorder(path, records.run_info(first_update=2))
+    recorder = Recorder(path, records.run_info(first_update=2), strict=True)
+    recorder.close()
+    assert recorder.path == tmp_path / "run-2"
+    (line,) = caplog.messages
+    assert "is damaged (see unipo-hooks validate" in line and line.endswith(f"this run goes to {recorder.path}")
 
 
 def test_an_address_is_refused_in_one_line():

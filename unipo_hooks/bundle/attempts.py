@@ -16,32 +16,64 @@ from unipo_hooks.bundle.writer import BundleWriter
 from unipo_hooks.errors import BundleError
 from unipo_hooks.policy import CapturePolicy
 from unipo_hooks.record import RunInfo
-from unipo_hooks.schema import Attempt, Manifest
+from unipo_hooks.schema import Attempt, Joined, Manifest, RankFile
 
 log = logging.getLogger("unipo_hooks")
 
 
-def open_writer(path: Path, run: RunInfo, policy: CapturePolicy) -> BundleWriter:
+def open_writer(path: Path, run: RunInfo, policy: CapturePolicy, joined: Joined | None = None) -> BundleWriter:
     """A writer for this start of the run: in a new folder, or in the old one where the run resumes.
+
+    `joined`: what rank 0 found, on any other rank. The folder has then the name rank 0 says, beside `path`.
 
     Raises BundleError, one clear line, where the folder cannot be written to or continued.
     """
     if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):
         raise BundleError(f"{path} is an address; bundles are written to local folders, to be copied from there")
     try:
+        if joined is not None:
+            return _join(path.with_name(joined.folder), run, policy, joined)
         found = _of_this_run(path, run) if run.first_update else None
+        taken, reason = path, "is a file" if path.is_file() else "holds another run"
         if found is not None:
-            return BundleWriter(found[0], _continued(found[1], run, policy), rank=run.rank)
-        was_file = path.is_file()
+            try:
+                return BundleWriter(found[0], _continued(found[1], run, policy), rank=run.rank)
+            except (ValueError, KeyError):
+                taken, reason = found[0], f"is damaged (see unipo-hooks validate {found[0]})"
         folder = claim_folder(path)
         if folder != path:
-            reason = "is a file" if was_file else "holds another run"
-            log.warning("unipo-hooks: %s %s; this run goes to %s", path, reason, folder)
+            log.warning("unipo-hooks: %s %s; this run goes to %s", taken, reason, folder)
         return BundleWriter(folder, _new(run, policy), rank=run.rank)
     except OSError as error:
         raise BundleError(f"cannot write to {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError) as error:
-        raise BundleError(f"cannot continue {path}: it is damaged (see unipo-hooks validate {path})") from error
+
+
+def _join(folder: Path, run: RunInfo, policy: CapturePolicy, joined: Joined) -> BundleWriter:
+    """A writer for a rank above 0. Nodes may share no file system: the folder need not be there."""
+    own, index = folder / layout.rank_name(run.rank), folder / layout.index_name(run.rank)
+    known = RankFile.model_validate_json(own.read_text(encoding="utf-8")) if own.exists() else None
+    if known is not None and known.created != joined.created:
+        known = None
+    if known is None and index.exists() and index.stat().st_size:
+        raise BundleError(f"{folder} holds another run of rank {run.rank}")
+    if _has_ended(folder / layout.MANIFEST, joined.attempt):
+        raise BundleError(f"{folder} is of a run that has ended; make the callback on every rank, in the same order")
+    manifest = _new(run, policy).model_copy(
+        update={
+            "created": joined.created,
+            "attempts": [_attempt(joined.attempt, run)],
+            **({} if known is None else {name: getattr(known, name) for name in ("channels", "lost", "cost")}),
+        }
+    )
+    return BundleWriter(folder, manifest, rank=run.rank, earlier=joined.earlier)
+
+
+def _has_ended(path: Path, attempt: int) -> bool:
+    """Whether a manifest says that an attempt has ended. A network disk may still show an older one, or none."""
+    if not path.exists():
+        return False
+    manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    return any(each.attempt == attempt and each.status != "running" for each in manifest.attempts)
 
 
 def claim_folder(path: Path) -> Path:
@@ -68,6 +100,14 @@ def end_attempt(
     return [*attempts[:-1], attempts[-1].model_copy(update={"status": status, "ended": ended or _now()})]
 
 
+def interrupt(writer: BundleWriter) -> None:
+    """End an attempt that cannot begin. Raises OSError where that cannot be written either."""
+    attempts = end_attempt(writer.manifest.attempts, status="interrupted")
+    writer.update_manifest(status="interrupted", attempts=attempts)
+    writer.write_manifest()
+    writer.close()
+
+
 def _names(path: Path) -> Iterator[Path]:
     yield path
     number = 2
@@ -87,22 +127,23 @@ def _of_this_run(path: Path, run: RunInfo) -> tuple[Path, Manifest] | None:
             manifest = Manifest.model_validate_json(text)
         except (OSError, ValueError):
             continue
-        if version_problem(json.loads(text)) is None and _identity(manifest) == _identity(_new(run, CapturePolicy())):
+        if version_problem(json.loads(text)) is None and _is_of(manifest, run):
             newest = (candidate, manifest)
     return newest
 
 
+def _is_of(manifest: Manifest, run: RunInfo) -> bool:
+    """Whether a bundle is of the run that resumes. Its algorithm may be another: every attempt has its own."""
+    then, now = _identity(manifest), _identity(_new(run, CapturePolicy()))
+    before, output = (Path(each.get("output_dir") or "") for each in (manifest.trainer.settings, run.trainer.settings))
+    # A relative name is one in a working directory that is not known any more.
+    names = output.absolute().parts
+    return then == now and names[len(names) - len(before.parts) :] == before.parts
+
+
 def _identity(manifest: Manifest) -> tuple[object, ...]:
     header = manifest.header
-    output = manifest.trainer.settings.get("output_dir")
-    return (
-        header.algorithm,
-        header.dataset,
-        header.model_name,
-        manifest.trainer.library,
-        manifest.reward_names,
-        output,
-    )
+    return header.dataset, header.model_name, manifest.trainer.library, manifest.reward_names
 
 
 def _new(run: RunInfo, policy: CapturePolicy) -> Manifest:
@@ -126,6 +167,7 @@ def _attempt(number: int, run: RunInfo) -> Attempt:
         algorithm=None if run.algorithm is None else run.algorithm.model_dump(exclude_defaults=True),
         algorithm_notes=list(run.algorithm_notes),
         reward_weights=list(run.reward_weights),
+        ranks=run.ranks,
     )
 
 

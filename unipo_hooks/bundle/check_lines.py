@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
@@ -21,8 +21,8 @@ from unipo_hooks.bundle.files import (
     reason,
     version_problem,
 )
-from unipo_hooks.bundle.tables import span_of
-from unipo_hooks.schema import VERSION, LogLine, Manifest, MetricsLine, RolloutLine, UpdateLine
+from unipo_hooks.bundle.tables import number_of, span_of
+from unipo_hooks.schema import VERSION, LogLine, Manifest, MetricsLine, RankFile, RolloutLine, UpdateLine
 
 TABLES_OF = {
     RolloutLine: (layout.RESPONSES, layout.ROLLOUT_TOKENS),
@@ -84,6 +84,40 @@ class LineChecks:
             if count > 1 and silent:
                 self._report.note(layout.MANIFEST, None, f"{silent} of {count} ranks have written no index")
         return sorted(set(of.values()))
+
+    def rank_file(self, rank: int) -> None:
+        """Check what a rank above 0 says of itself, where it says anything."""
+        name = layout.rank_name(rank)
+        try:
+            said = RankFile.model_validate(json.loads(self._files.read(name), parse_constant=_not_json))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, RecursionError) as error:
+            for message in _problems(error):
+                self._report.fault(name, None, message)
+            return
+        if said.rank != rank:
+            self._report.fault(name, None, f"is of rank {said.rank}")
+        if self.manifest is not None and said.created != self.manifest.created:
+            self._report.fault(name, None, f"is of another run than {layout.MANIFEST}: it is not read")
+
+    def missing(self, entries: Mapping[int, Sequence[WrittenLine]]) -> None:
+        """Note what a rank lacks that another has, where both trained: it was killed earlier, or is behind."""
+        if self.manifest is None:
+            return
+        for rank, own in entries.items():
+            name = layout.index_name(rank)
+            if not own or name in self.unclear:
+                continue
+            have = {_key(entry.line) for entry in own}
+            others = (entry.line for each in entries.values() for entry in each)
+            lacks = {_key(line) for line in others if rank < self.manifest.ranks_of(line.attempt)} - have
+            for entry_kind in ("rollout", "update"):
+                numbers = sorted(number for entry, *_, number in lacks if entry == entry_kind)
+                if numbers:
+                    what = f"{len(numbers)} {entry_kind}{'' if len(numbers) == 1 else 's'}"
+                    first = f"(first: {entry_kind} {numbers[0]})"
+                    self._report.note(name, None, f"lacks {what} that other ranks have {first}")
 
     def entries(self, rank: int) -> Iterator[WrittenLine]:
         """The lines of a rank's index whose segments can be looked at."""
@@ -175,6 +209,10 @@ class LineChecks:
                 self._report.fault(file, number, what)
             if segment != before[0] or end > before[1]:
                 before = (segment, end, number)
+
+
+def _key(line: RolloutLine | UpdateLine) -> tuple[str, str, int, int]:
+    return line.entry, line.kind, line.attempt, number_of(line)
 
 
 def _not_json(constant: str) -> NoReturn:

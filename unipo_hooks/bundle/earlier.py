@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from unipo_hooks.bundle import layout
+from unipo_hooks.schema import Earlier
 
 
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """Numbers that are taken. A new bundle has none."""
+def read_earlier(path: Path, ranks: Iterable[int]) -> Earlier:
+    """From the index and metrics of these ranks, of which one may have come further than another before it was killed.
 
-    kept_rollouts: int
-    """Training rollouts whose tokens were kept."""
-    next_rollout: dict[str, int]
-    """First rollout number of each kind that is free."""
-    next_evaluation: int
-
-    @classmethod
-    def read(cls, path: Path, rank: int) -> Earlier:
-        """From a rank's index and metrics, whose last lines are whole. Raises ValueError or KeyError on any other."""
-        kept = [line for line in _lines(path / layout.index_name(rank)) if line["entry"] == "rollout"]
-        updates = [line for line in _lines(path / layout.metrics_name(rank)) if line["entry"] == "metrics"]
-        highest = {"train": -1, "eval": -1}
-        for line in (*kept, *updates):
-            numbers = [line["rollout"]] if line["entry"] == "rollout" else line["rollouts"]
-            highest[line["kind"]] = max(highest[line["kind"]], *numbers)
-        return cls(
-            kept_rollouts=sum(line["kind"] == "train" for line in kept),
-            next_rollout={kind: number + 1 for kind, number in highest.items()},
-            next_evaluation=1 + max((line["update"] for line in updates if line["kind"] == "eval"), default=-1),
-        )
+    Numbers are free where no rank has them. Raises ValueError or KeyError on a line that cannot be read.
+    """
+    index = [line for rank in ranks for line in _lines(path / layout.index_name(rank))]
+    kept = [line for line in index if line["entry"] == "rollout"]
+    metrics = [line for rank in ranks for line in _lines(path / layout.metrics_name(rank))]
+    updates = [line for line in metrics if line["entry"] == "metrics"]
+    highest = {"train": -1, "eval": -1}
+    for line in (*kept, *updates):
+        numbers = [line["rollout"]] if line["entry"] == "rollout" else line["rollouts"]
+        highest[line["kind"]] = max(highest[line["kind"]], *numbers)
+    return Earlier(
+        kept_rollouts=len({(line["attempt"], line["rollout"]) for line in kept if line["kind"] == "train"}),
+        next_rollout={kind: number + 1 for kind, number in highest.items()},
+        next_evaluation=1 + max((line["update"] for line in updates if line["kind"] == "eval"), default=-1),
+        segment_bytes=sum(file.stat().st_size for file in (path / layout.SEGMENTS).glob("*.parquet")),
+    )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The whole lines of a file; what follows the last line end is half-written. None where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]

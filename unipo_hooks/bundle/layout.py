@@ -2,6 +2,7 @@
 
     bundle/
       manifest.json                                 rank 0 alone, atomically replaced
+    rank.r1.json                                  what the manifest says of rank 0, of another rank; one a rank above 0
       index.r0.jsonl                                one line a captured rollout or update: THE commit point; one a rank
       metrics.r0.jsonl                              one line an update, captured or not, and one a trainer log
       segments/r0-000007.responses.parquet          a row a response of a captured rollout
@@ -57,6 +58,16 @@ def index_name(rank: int) -> str:
 def metrics_name(rank: int) -> str:
     """File name of a rank's metrics."""
     return f"metrics.r{rank}.jsonl"
+
+
+def rank_name(rank: int) -> str:
+    """File name of what a rank above 0 says of itself."""
+    return f"rank.r{rank}.json"
+
+
+def reserve_name(rank: int) -> str:
+    """File name of the room a rank keeps on the disk while it writes; it has no content."""
+    return f"reserve.r{rank}.tmp"
 
 
 def segment_name(rank: int, number: int) -> str:

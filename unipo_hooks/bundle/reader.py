@@ -25,6 +25,7 @@ from unipo_hooks.bundle.batches import MicroBatch, micro_batches
 from unipo_hooks.bundle.entries import Entries
 from unipo_hooks.bundle.files import Files, read_manifest
 from unipo_hooks.bundle.join import Rows
+from unipo_hooks.bundle.ranks import of_all_ranks, read_ranks
 from unipo_hooks.bundle.tables import (
     ATTEMPTS,
     DOUBLE,
@@ -51,7 +52,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     Raises BundleError where there is no bundle, or one of a newer major version.
     """
     files = Files(Path(path))
-    return Bundle(files, read_manifest(files))
+    manifest = read_manifest(files)
+    return Bundle(files, of_all_ranks(manifest, read_ranks(files, manifest)))
 
 
 class Bundle:
@@ -84,9 +86,10 @@ class Bundle:
     def rollouts(self, *, kind: Kind = "train", superseded: bool = False) -> pa.Table:
         """A row a captured rollout, ranks merged.
 
-        `ranks` counts those that wrote it; `responses` and `tokens` count the rows stored; `groups` those sampled, of
-        which `kept` had their tokens stored (null: all), each standing for `weight`; `aliases` maps a channel to the
-        one it equals by construction.
+        `ranks` counts those that wrote it, fewer than `manifest.ranks_of(attempt)` where one was killed or is behind:
+        groups then lack the responses of the others. `responses` and `tokens` count the rows stored; `groups` those
+        sampled, of which `kept` had their tokens stored (null: all), each standing for `weight`; `aliases` maps a
+        channel to the one it equals by construction.
         """
         rows = []
         for items in merged(self._entries.rollouts(kind, superseded)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,14 @@ Columns = dict[str, Any]
 Tables = dict[str, Columns]
 
 
-def rollout_rows(rollout: CapturedRollout, kept: list[int] | None, text: TokenText) -> Tables:
-    """Rows of `responses` (all responses) and `rollout_tokens` (those of the groups in `kept`; None: all)."""
+def rollout_rows(
+    rollout: CapturedRollout, kept: list[int] | None, text: TokenText, placeholders: Mapping[int, str] | None = None
+) -> Tables:
+    """Rows of `responses` (all responses) and `rollout_tokens` (those of the groups in `kept`; None: all).
+
+    `placeholders`: ids that stand for a part of an image or the like → what they stand for. In the text of a prompt
+    neighbours that stand for the same are one marker.
+    """
     rows = len(rollout.group_B)
     kept_B = kept_rows(rollout.group_B, kept)
     width = rollout.ids_BT.shape[1]
@@ -31,7 +38,7 @@ def rollout_rows(rollout: CapturedRollout, kept: list[int] | None, text: TokenTe
         "rollout": np.full(rows, rollout.rollout, np.int32),
         "row": np.arange(rows, dtype=np.int32),
         "group": rollout.group_B.astype(np.int32),
-        "prompt": _prompts(rollout, text),
+        "prompt": _prompts(rollout, text, placeholders or {}),
         "length": rollout.length_B.astype(np.int32),
         "counted": rollout.mask_BT.astype(bool).sum(1).astype(np.int32),
         "kept": kept_B,
@@ -119,15 +126,27 @@ def _constant(text: str, rows: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text], pa.string()))
 
 
-def _prompts(rollout: CapturedRollout, text: TokenText) -> pa.DictionaryArray:
+def _prompts(rollout: CapturedRollout, text: TokenText, placeholders: Mapping[int, str]) -> pa.DictionaryArray:
     """Decoded prompts, each distinct one once: the responses of a group share theirs."""
     numbers: dict[bytes, int] = {}
     indices = [numbers.setdefault(ids.tobytes(), len(numbers)) for ids in rollout.prompts]
     distinct = [rollout.prompts[indices.index(number)] for number in range(len(numbers))]
     pieces = text.strings(distinct).to_pylist()
     ends = np.cumsum([len(ids) for ids in distinct]).tolist()
-    texts = ["".join(pieces[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+    texts = [
+        _with_markers(ids, pieces[start:end], placeholders)
+        for ids, start, end in zip(distinct, [0, *ends], ends, strict=False)
+    ]
     return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(texts, pa.string()))
+
+
+def _with_markers(ids: Array, pieces: list[str], placeholders: Mapping[int, str]) -> str:
+    """The text of a prompt: an image, which is hundreds of equal tokens, reads `⟨image, 576 tokens⟩`."""
+    parts = []
+    for name, run in groupby(zip(ids.tolist(), pieces, strict=True), key=lambda token: placeholders.get(token[0])):
+        texts = [piece for _, piece in run]
+        parts.append("".join(texts) if name is None else f"⟨{name}, {len(texts)} token{'s'[: len(texts) != 1]}⟩")
+    return "".join(parts)
 
 
 def _stack(parts: list[Columns]) -> Columns:

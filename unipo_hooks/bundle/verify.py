@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from unipo_hooks.bundle import layout
-from unipo_hooks.bundle.check_lines import TABLES_OF, LineChecks
+from unipo_hooks.bundle.check_lines import TABLES_OF, LineChecks, WrittenLine
 from unipo_hooks.bundle.check_rows import check_rows
 from unipo_hooks.bundle.check_segments import Segments
 from unipo_hooks.bundle.faults import Fault, Report
@@ -43,12 +43,15 @@ def _check(root: Path, report: Report) -> None:
     if not lines.manifest_is_ours():
         return
     referred: set[tuple[str, str]] = set()
+    every: dict[int, list[WrittenLine]] = {}
     for rank in lines.ranks():
-        entries = list(lines.entries(rank))
+        lines.rank_file(rank)
+        entries = every[rank] = list(lines.entries(rank))
         lines.overlaps(entries)
         check_rows(entries, Segments(root, report, lines.manifest), report)
         lines.metrics(rank)
         referred.update((entry.line.segment, table) for entry in entries for table in TABLES_OF[type(entry.line)])
+    lines.missing(every)
     _left_over(root, referred, lines.unclear, report)
 
 

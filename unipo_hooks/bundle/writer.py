@@ -6,6 +6,7 @@ process killed at any moment leaves a bundle that is whole up to its last index 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable
@@ -15,21 +16,36 @@ from typing import Any
 from pydantic import BaseModel
 
 from unipo_hooks.bundle import layout
-from unipo_hooks.bundle.earlier import Earlier
+from unipo_hooks.bundle.earlier import read_earlier
 from unipo_hooks.bundle.rows import Tables
 from unipo_hooks.bundle.segment import Segment
-from unipo_hooks.schema import LogLine, Lost, Manifest, MetricsLine, RolloutLine, UpdateLine
+from unipo_hooks.schema import (
+    Earlier,
+    Joined,
+    LogLine,
+    Lost,
+    Manifest,
+    MetricsLine,
+    RankFile,
+    RolloutLine,
+    UpdateLine,
+)
 
 UNKNOWN_COMPRESSION = 0.6
 """Bytes of a segment file to bytes in memory, before one was written: text that hardly compresses."""
 
 
+RESERVE_BYTES = 64 << 10
+"""Room on the disk that is kept until the end: where it is full, the manifest can still say what was lost."""
+
+
 class BundleWriter:
     """One rank's hand on a bundle. Not thread-safe: one thread writes."""
 
-    def __init__(self, path: Path, manifest: Manifest, *, rank: int = 0) -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, rank: int = 0, earlier: Earlier | None = None) -> None:
         """Write to the folder `path` (see `attempts.open_writer`); `manifest` carries this start as its last attempt.
 
+        `earlier`: where the numbers begin, as rank 0 says; without it, as the folder's files of all ranks say.
         Raises OSError where it cannot be written to, ValueError or KeyError where it holds lines that cannot be read.
         """
         self.path = path
@@ -41,13 +57,20 @@ class BundleWriter:
         self._index = _LineFile(self._root / layout.index_name(rank))
         self._metrics = _LineFile(self._root / layout.metrics_name(rank))
         self._number = self._next_segment_number()
-        self.earlier = Earlier.read(self._root, rank)
+        self.earlier = earlier or read_earlier(self._root, range(manifest.ranks))
+        self._reserve = self._root / layout.reserve_name(rank)
+        self._keep_room()
         self.write_manifest()
         self._segment: Segment | None = None
         self._pending: list[RolloutLine | UpdateLine] = []
         self._compression = UNKNOWN_COMPRESSION
         self.lost_rollouts: list[RolloutLine] = []
         """Rollouts of the last segment that could not be committed."""
+
+    @property
+    def start(self) -> Joined:
+        """What another rank needs to write to the same bundle."""
+        return Joined(folder=self.path.name, created=self.manifest.created, attempt=self.attempt, earlier=self.earlier)
 
     @property
     def segment_is_due(self) -> bool:
@@ -105,20 +128,30 @@ class BundleWriter:
             self._metrics.sync()
             self._index.append(lines, durable=True)
         except Exception as error:
+            self._lose(segment, lines, _reason(error))
             segment.remove(self._root, layout.segment_name(self.rank, self._number))
-            self.lost_rollouts = [line for line in lines if isinstance(line, RolloutLine)]
-            self.count_lost(
-                rollouts=len(self.lost_rollouts),
-                updates=sum(isinstance(line, UpdateLine) for line in lines),
-                tokens=segment.tokens,
-                reason=_reason(error),
-            )
             raise
         finally:
             self._number += 1
         self._compression = size / segment.nbytes
         cost = self.manifest.cost
         self.update_manifest(cost=cost.model_copy(update={"segment_bytes": cost.segment_bytes + size}))
+
+    def give_up(self, reason: str) -> None:
+        """Count what was never committed as lost."""
+        if self._segment is not None:
+            segment, lines = self._segment, self._pending
+            self._segment, self._pending = None, []
+            self._lose(segment, lines, reason)
+
+    def _lose(self, segment: Segment, lines: list[RolloutLine | UpdateLine], reason: str) -> None:
+        self.lost_rollouts = [line for line in lines if isinstance(line, RolloutLine)]
+        self.count_lost(
+            rollouts=len(self.lost_rollouts),
+            updates=sum(isinstance(line, UpdateLine) for line in lines),
+            tokens=segment.tokens,
+            reason=reason,
+        )
 
     def count_lost(
         self,
@@ -148,19 +181,37 @@ class BundleWriter:
         self.manifest = self.manifest.model_copy(update=changes)
 
     def write_manifest(self) -> None:
-        """Replace `manifest.json` atomically (rank 0 alone). Raises OSError."""
+        """Replace `manifest.json` atomically; a rank above 0 its own file with its share. Raises OSError."""
+        manifest = self.manifest
         if self.rank == 0:
-            temporary = self._root / (layout.MANIFEST + ".tmp")
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(self.manifest.model_dump_json(indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._root / layout.MANIFEST)
+            return self._replace(layout.MANIFEST, manifest)
+        own = manifest.model_dump(include={"created", "status", "channels", "lost", "cost"})
+        notes = manifest.attempts[-1].algorithm_notes
+        file = RankFile(**own, rank=self.rank, attempt=self.attempt, algorithm_notes=notes)
+        self._replace(layout.rank_name(self.rank), file)
+
+    def _replace(self, name: str, content: BaseModel) -> None:
+        temporary, text = self._root / f"{name}.tmp", content.model_dump_json(indent=1) + "\n"
+        try:
+            _write_durably(temporary, text)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._reserve.exists():
+                raise
+            self._reserve.unlink()
+            _write_durably(temporary, text)
+        temporary.replace(self._root / name)
+        with contextlib.suppress(OSError):
+            self._keep_room()
+
+    def _keep_room(self) -> None:
+        if not self._reserve.exists():
+            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
 
     def close(self) -> None:
         """Give the files back. Commit first."""
         self._index.close()
         self._metrics.close()
+        self._reserve.unlink(missing_ok=True)
 
     def _open(self) -> Segment:
         if self._segment is None:
@@ -208,6 +259,13 @@ class _LineFile:
             if newline >= 0:
                 break
         os.ftruncate(self._descriptor, end)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _reason(error: Exception) -> str:

@@ -54,6 +54,7 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
         "bytes_per_token_means": BYTES_A_TOKEN,
         "channels": manifest.channels,
         "ranks": manifest.ranks,
+        "incomplete": {"updates": _incomplete(updates, manifest), "rollouts": _incomplete(rollouts, manifest)},
         "attempts": [attempt.model_dump() for attempt in manifest.attempts],
         "policy": manifest.policy,
         "lost": manifest.lost.model_dump(),
@@ -90,7 +91,7 @@ def facts_table(facts: dict[str, Any]) -> Table:
         ("tokens", f"{facts['tokens']['rollout']:,} sampled, {facts['tokens']['update']:,} over all updates"),
         ("size", _size(facts)),
         ("damaged", _damaged(facts)),
-        ("ranks", str(facts["ranks"])),
+        ("ranks", _ranks(facts)),
         ("attempts", _attempts(facts["attempts"])),
         ("sampling", _sampling(facts["policy"])),
         ("lost", _lost(facts["lost"])),
@@ -167,6 +168,20 @@ def _known(metrics: Any, name: str) -> list[float]:
     if name not in metrics.column_names:
         return []
     return [float(value) for value in metrics.column(name).to_pylist() if value is not None and math.isfinite(value)]
+
+
+def _incomplete(table: Any, manifest: Manifest) -> int:
+    """Rows that not all ranks of their attempt have written: one was killed, or is behind."""
+    pairs = zip(table.column("attempt").to_pylist(), table.column("ranks").to_pylist(), strict=True)
+    return sum(ranks < manifest.ranks_of(attempt) for attempt, ranks in pairs)
+
+
+def _ranks(facts: dict[str, Any]) -> str:
+    parts = [
+        _count(facts["incomplete"][name], name[:-1]) for name in ("updates", "rollouts") if facts["incomplete"][name]
+    ]
+    missing = f"; of {' and '.join(parts)} not every rank's part is there" if parts else ""
+    return f"{facts['ranks']}{missing}"
 
 
 def _short(value: Any) -> str:

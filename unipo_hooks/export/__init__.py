@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 """Called with the part done and the whole, in one unit, as the work goes on."""
 
 _FILE = re.compile(
-    r"manifest\.json|(?:index|metrics)\.r[0-9]+\.jsonl"
+    r"manifest\.json|rank\.r[0-9]+\.json|(?:index|metrics)\.r[0-9]+\.jsonl"
     rf"|{layout.SEGMENTS}/r[0-9]+-[0-9]{{6,}}\.(?:{'|'.join(layout.TABLES)})\.parquet"
 )
 

@@ -75,8 +75,16 @@ def contents(bundle_path: Path) -> Contents:
     manifest = bundle_file(bundle_path, layout.MANIFEST)
     if manifest is None:
         raise BundleError(f"{layout.MANIFEST} leads outside the bundle")
+    said = {name: bundle_file(bundle_path, name) for name in map(layout.rank_name, indexes)}
+    others = [Part(name, path, path.stat().st_size) for name, path in said.items() if path]
     return Contents(
-        parts=[Part(layout.MANIFEST, manifest, manifest.stat().st_size), *indexes.values(), *metrics, *segments],
+        parts=[
+            Part(layout.MANIFEST, manifest, manifest.stat().st_size),
+            *others,
+            *indexes.values(),
+            *metrics,
+            *segments,
+        ],
         missing=[name for name, path in found.items() if path is None],
         damaged=[part.name for part in segments if not is_parquet(part.path)],
     )

@@ -28,7 +28,7 @@ export const METRICS: readonly Metric[] = [
     meaning: "Share of prompt groups in which every response got the same reward: they teach nothing.",
     share: true,
   },
-  { name: "response_length", label: "length", meaning: "Mean length of a response in tokens." },
+  { name: "response_length", label: "length", meaning: "Mean length of a response in tokens, without those of tools." },
   {
     name: "advantage_std",
     label: "advantage std",
@@ -43,12 +43,12 @@ export const METRICS: readonly Metric[] = [
   {
     name: "importance_sampling_ratio",
     label: "mean ratio",
-    meaning: "Mean of π_θ/π_old over the tokens that count; 1 means the policy has not moved.",
+    meaning: "Mean of π_θ/π_old over the tokens that count, or the responses where each has one ratio; 1 means the policy has not moved.",
   },
   {
     name: "clip_fraction",
     label: "clipped",
-    meaning: "Share of the tokens that count whose ratio left the clip range the way its advantage pushes.",
+    meaning: "Share of these tokens, or responses, whose ratio is out of the clip range on the side they are pushed to.",
     share: true,
   },
   {

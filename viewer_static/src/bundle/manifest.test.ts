@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { ManifestError, parseManifest } from "./manifest";
+import { ManifestError, ofAllRanks, parseManifest } from "./manifest";
 
 const BASE = { format: "unipo-bundle", version: "1.0", status: "finished", header: { algorithm: "grpo" }, trainer: {}, attempts: [] };
 
@@ -21,5 +21,30 @@ describe("parseManifest", () => {
     expect(() => parseManifest('{"name":"package"}')).toThrow(ManifestError);
     expect(() => parseManifest('{"format": "unipo')).toThrow(ManifestError);
     expect(() => parseManifest("[]")).toThrow(ManifestError);
+  });
+});
+
+describe("ofAllRanks", () => {
+  const manifest = parseManifest(
+    JSON.stringify({ ...BASE, created: "now", ranks: 3, channels: ["ids"], lost: { updates: 1 }, attempts: [{ attempt: 0 }] }),
+  );
+  const said = (more: object) => JSON.stringify({ created: "now", attempt: 0, status: "finished", ...more });
+
+  it("adds what other ranks lost and measured", () => {
+    const lost = { updates: 2, rollouts: 1, reason: "the queue was full" };
+    const all = ofAllRanks(manifest, ["", said({ lost, channels: ["ids", "entropies"] })]);
+    expect(all.lost).toEqual({ rollouts: 1, updates: 3, tokens: 0, reason: "rank 2: the queue was full" });
+    expect(all.channels).toEqual(["ids", "entropies"]);
+    expect(manifest.lost.updates).toBe(1);
+  });
+
+  it("says that a run goes on while any rank of its newest attempt does", () => {
+    expect(ofAllRanks(manifest, [said({ status: "running" }), said({})]).status).toBe("running");
+    expect(ofAllRanks(manifest, [said({ status: "interrupted" })]).status).toBe("interrupted");
+    expect(ofAllRanks(manifest, [said({ status: "running", attempt: 7 })]).status).toBe("finished");
+  });
+
+  it("passes over what another run left, and what is none", () => {
+    expect(ofAllRanks(manifest, [said({ created: "before", lost: { updates: 9 } }), "{"])).toEqual(manifest);
   });
 });

@@ -30,6 +30,7 @@ export function parseManifest(text: string): Manifest {
   const lost = record(raw.lost);
   return {
     version,
+    created: string(raw.created),
     status: status(raw.status),
     header: {
       task: string(header.task),
@@ -50,6 +51,37 @@ export function parseManifest(text: string): Manifest {
       reason: typeof lost.reason === "string" ? lost.reason : null,
     },
   };
+}
+
+/**
+ * The manifest as if one rank had written all of it: it speaks of rank 0 alone. `texts` are the `rank.r1.json` and so on
+ * of the others, those of another run are passed over.
+ */
+export function ofAllRanks(manifest: Manifest, texts: readonly string[]): Manifest {
+  const newest = manifest.attempts.at(-1)?.attempt ?? 0;
+  const all = { ...manifest, channels: [...manifest.channels], lost: { ...manifest.lost } };
+  texts.forEach((text, index) => {
+    let raw: Record<string, unknown>;
+    try {
+      raw = record(JSON.parse(text));
+    } catch {
+      return;
+    }
+    if (raw.created !== manifest.created) return;
+    const lost = record(raw.lost);
+    for (const name of ["rollouts", "updates", "tokens"] as const) all.lost[name] += number(lost[name], 0);
+    if (typeof lost.reason === "string") {
+      all.lost.reason = [all.lost.reason, `rank ${index + 1}: ${lost.reason}`].filter(Boolean).join("; ");
+    }
+    all.channels.push(...strings(raw.channels).filter((name) => !all.channels.includes(name)));
+    if (raw.attempt === newest) all.status = least(all.status, status(raw.status));
+  });
+  return all;
+}
+
+/** A run goes on while any rank of it does. */
+function least(a: Status, b: Status): Status {
+  return (["running", "interrupted"] as const).find((each) => a === each || b === each) ?? "finished";
 }
 
 function attempt(value: unknown): Attempt {

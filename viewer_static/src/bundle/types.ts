@@ -18,6 +18,8 @@ export interface Attempt {
 
 export interface Manifest {
   version: string;
+  /** Tells the files of one run from those of another. */
+  created: string;
   status: Status;
   header: {
     task: string;

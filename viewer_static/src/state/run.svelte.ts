@@ -1,6 +1,6 @@
 /** The opened run: where it comes from, what is known of it, and following it while it is being written. */
 import { buildIndex, EMPTY, type RunIndex } from "../bundle/index";
-import { parseManifest } from "../bundle/manifest";
+import { ofAllRanks, parseManifest } from "../bundle/manifest";
 import { Segments } from "../bundle/segments";
 import { ConnectionError, FileError, httpSource, inlinedSource, type Source } from "../bundle/source";
 import type { Manifest } from "../bundle/types";
@@ -118,17 +118,19 @@ class Run {
     const manifest = parseManifest(decode(bytes));
     const ranks = Array.from({ length: manifest.ranks }, (_, rank) => rank);
     const text = async (name: string) => decode((await source.read(name, true)) ?? new Uint8Array());
+    // What ranks say of themselves before their lines, for the same reason.
+    const others = await Promise.all(ranks.slice(1).map((rank) => text(`rank.r${rank}.json`)));
     const [index, metrics] = await Promise.all([
       Promise.all(ranks.map((rank) => text(`index.r${rank}.jsonl`))),
       Promise.all(ranks.map((rank) => text(`metrics.r${rank}.jsonl`))),
     ]);
     if (opening !== this.opening) return true;
     this.readAt = Date.now() / 1000;
-    const texts = [decode(bytes), ...index, ...metrics];
+    const texts = [decode(bytes), ...others, ...index, ...metrics];
     if (texts.length === this.#texts.length && texts.every((t, i) => t === this.#texts[i])) return true;
     this.#texts = texts;
     this.index = buildIndex({ index, metrics }, manifest.attempts);
-    this.manifest = manifest;
+    this.manifest = ofAllRanks(manifest, others);
     return true;
   }
 
