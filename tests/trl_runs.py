@@ -10,6 +10,10 @@ from unipo_hooks.examples.trl_grpo import SUMS, digit_tokenizer, exact
 TOKENIZER = digit_tokenizer()
 DATASET = Dataset.from_dict({"prompt": [f"{a}+{b}=" for a, b in SUMS], "answer": [str(a + b) for a, b in SUMS]})
 
+LOG_PROBS = "_get_per_token_logps_and_entropies"
+if not hasattr(GRPOTrainer, LOG_PROBS):  # up to TRL 0.19
+    LOG_PROBS = "_get_per_token_logps"
+
 
 def length(completions, **_):
     """A second reward, so that every group has a spread."""
@@ -39,19 +43,17 @@ class Watched:
     """Beside a real trainer: keeps what it computes, by means of its own: overridden methods of the class."""
 
     def __init__(self, *args, **kwargs):
-        self.generated, self.losses, self._last = [], [], None
+        self.generated, self.generated_for, self.losses, self._last = [], [], [], None
         super().__init__(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         self.generated.append({k: v.clone() for k, v in batch.items() if isinstance(v, torch.Tensor)})
+        self.generated_for.append("train" if self.model.training else "eval")
         return batch
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        self._last = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        return self._last
-
     def _compute_loss(self, model, inputs):
+        self._last = None
         loss = super()._compute_loss(model, inputs)
         self.losses.append(
             {
@@ -60,12 +62,28 @@ class Watched:
                 "mask": inputs["completion_mask"].clone(),
                 "advantages": inputs["advantages"].clone(),
                 "log_probs": self._last[0].detach().clone(),
-                "entropies": self._last[1].detach().clone(),
+                "entropies": None if self._last[1] is None else self._last[1].detach().clone(),
                 "loss": loss.item(),
                 "train": self.model.training,
             }
         )
         return loss
+
+
+def _log_probs(self, *args, **kwargs):
+    result = getattr(super(Watched, self), LOG_PROBS)(*args, **kwargs)
+    if self._last is not None:  # TRL 0.18 asks for the reference's afterwards
+        return result
+    if isinstance(result, torch.Tensor):  # up to TRL 0.19
+        self._last = result, None
+    elif isinstance(result, dict):  # TRL 0.20 and 0.21
+        self._last = result["logps"], result.get("entropies")
+    else:
+        self._last = result
+    return result
+
+
+setattr(Watched, LOG_PROBS, _log_probs)
 
 
 class WatchedTrainer(Watched, GRPOTrainer):
@@ -95,7 +113,7 @@ def trainer_for(
     return cls(
         model,
         reward_funcs=list(rewards),
-        args=config(**defaults | settings),
+        args=config(**{name: defaults[name] for name in defaults if name in config.__dataclass_fields__} | settings),
         train_dataset=DATASET,
         processing_class=TOKENIZER,
         callbacks=list(callbacks),

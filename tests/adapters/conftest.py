@@ -1,10 +1,22 @@
 """A small model in a folder, as the reference model of beta > 0 is loaded by path."""
 
+import gc
+
 import pytest
 import torch
+from processes import Processes
 from trl_runs import TOKENIZER
 
 from unipo_hooks.examples.trl_grpo import small_llama
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_collections():
+    """Trainers collect garbage when they begin: over all of torch and transformers it takes longer than a small run."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +26,10 @@ def saved_model(tmp_path_factory):
     small_llama(TOKENIZER).save_pretrained(folder)
     TOKENIZER.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def processes(saved_model):
+    processes = Processes(saved_model)
+    yield processes
+    processes.close()

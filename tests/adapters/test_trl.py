@@ -36,41 +36,6 @@ def captured(request, saved_model, tmp_path):
     return trainer, open_bundle(callback.path)
 
 
-def test_every_token_of_every_update_is_the_trainers_own_bit_for_bit(captured):
-    trainer, bundle = captured
-    updates = bundle.updates()
-    assert updates.column("update").to_pylist() == list(range(trainer.state.global_step))
-    compared = rows = 0
-    passes = {}
-    for number in range(trainer.state.global_step):
-        table = bundle.tokens(update=number).to_pandas()
-        membership = bundle.responses(update=number).to_pandas()
-        for index, loss in enumerate(entry for entry in trainer.losses if entry["step"] == number):
-            in_batch = membership[membership["micro_batch"] == index]
-            of_batch = table[table["micro_batch"] == index]
-            assert len(in_batch) == len(loss["ids"])
-            for i, (rollout, row) in enumerate(zip(in_batch["rollout"], in_batch["row"], strict=True)):
-                tokens = of_batch[(of_batch["rollout"] == rollout) & (of_batch["row"] == row)]
-                n = int(loss["mask"][i].sum())
-                assert len(tokens) == n
-                assert tokens["ids"].tolist() == loss["ids"][i, :n].tolist()
-                for name in ("log_probs", "entropies"):
-                    mine = tokens[name].to_numpy(np.float32)
-                    assert mine.tobytes() == loss[name][i, :n].numpy().tobytes()
-                # identity: everything fixed at the rollout is that of the same row before TRL shuffled it
-                batch = trainer.generated[rollout]
-                assert batch["completion_ids"][row, :n].tolist() == tokens["ids"].tolist()
-                assert np.float32(tokens["advantages"].iloc[0]) == batch["advantages"][row].item()
-                for key, name in (("old_per_token_logps", "old_log_probs"), ("ref_per_token_logps", "ref_log_probs")):
-                    if key in batch:
-                        assert tokens[name].to_numpy(np.float32).tobytes() == batch[key][row, :n].numpy().tobytes()
-                passes[rollout, row] = passes.get((rollout, row), 0) + 1
-                compared, rows = compared + n, rows + 1
-    print(f"{rows} responses, {compared} tokens compared bit for bit")
-    assert set(passes.values()) == {trainer.num_iterations}
-    assert len(passes) == sum(len(batch["completion_ids"]) for batch in trainer.generated)
-
-
 def test_the_loss_recomputed_from_the_bundle_is_the_one_the_trainer_returned(captured):
     trainer, bundle = captured
     args, worst = trainer.args, 0.0
@@ -115,41 +80,6 @@ def plain_loss(responses, args, micro_batch, accumulation):
     return total / (micro_batch["num_items_in_batch"] * accumulation / args.steps_per_generation)
 
 
-def test_metrics_are_those_on_the_trainers_own_charts(saved_model, tmp_path):
-    callback = UnipoCallback(tmp_path / "run", strict=True)
-    trainer = trainer_for(saved_model, tmp_path, callbacks=[callback], beta=0.05, num_iterations=2, max_steps=6)
-    trainer.train()
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    metrics = open_bundle(callback.path).metrics().to_pylist()
-    assert [row["step"] for row in metrics] == [entry["step"] for entry in history] == list(range(1, 7))
-    worst = {}
-    for row, logged in zip(metrics, history, strict=True):
-        names = {
-            "policy_loss": "loss",
-            "entropy": "entropy",
-            "kl": "kl",
-            "clip_fraction_low": "clip_ratio/low_mean",
-            "clip_fraction_high": "clip_ratio/high_mean",
-            "clip_fraction": "clip_ratio/region_mean",
-            "grad_norm": "grad_norm",
-        }
-        if row["is_first_step_after_rollout_phase"]:  # TRL says these once a rollout
-            names |= {
-                "reward": "reward",
-                "reward_std": "reward_std",
-                "zero_std_groups": "frac_reward_zero_std",
-                "response_length": "completions/mean_length",
-            }
-        for ours, theirs in names.items():
-            worst[ours] = max(worst.get(ours, 0.0), abs(row[ours] - logged[theirs]))
-    print("largest error of each metric:", {name: f"{error:.1e}" for name, error in worst.items()})
-    assert max(worst.values()) < 2e-6
-    assert worst.keys() >= {"reward_std", "clip_fraction", "grad_norm", "kl"}
-    assert [row["is_first_step_after_rollout_phase"] for row in metrics] == [True, False] * 3
-    # TRL logs the rate of the step to come; a bundle has the one the update was made with
-    assert [row["learning_rate"] for row in metrics] == pytest.approx([1e-3 * (1 - u / 6) for u in range(6)])
-
-
 def test_training_is_bit_identical_with_and_without_capture(saved_model, tmp_path):
     without = weights(saved_model, tmp_path, [])
     callback = UnipoCallback(tmp_path / "run", strict=True)
@@ -181,25 +111,10 @@ def test_groups_prompts_and_rewards_are_those_of_the_data(saved_model, tmp_path)
         assert response["reward"] == pytest.approx(sum(expected))
 
 
-def none_of_it(completions, **_):
-    return [None] * len(completions)
-
-
-def sometimes(completions, **_):
-    return [float("nan") if i % 3 == 0 else 1.0 * i for i in range(len(completions))]
-
-
-@pytest.mark.parametrize("rewards", [(none_of_it,), (none_of_it, exact), (sometimes, exact), (sometimes,)])
-def test_rewards_that_are_none_or_nan_are_captured_as_they_are(saved_model, tmp_path, rewards):
+def test_the_learning_rate_is_the_one_an_update_was_made_with(saved_model, tmp_path):
     callback = UnipoCallback(tmp_path / "run", strict=True)
-    trainer = trainer_for(saved_model, tmp_path, callbacks=[callback], rewards=rewards, max_steps=2)
-    trainer.train()
-    bundle = open_bundle(callback.path)
-    assert [str(fault) for fault in verify(bundle.path)] == []
-    rewards_B = bundle.responses(rollout=0).column("reward").to_numpy()
-    if rewards == (none_of_it,):
-        assert np.isnan(rewards_B).all()
-    if rewards == (sometimes,):
-        assert np.isnan(rewards_B).any() and not np.isnan(rewards_B).all()
-    advantages = bundle.responses(rollout=0).column("advantages").to_numpy()
-    assert np.array_equal(advantages, trainer.generated[0]["advantages"].numpy())
+    trainer_for(saved_model, tmp_path, callbacks=[callback], num_iterations=2, max_steps=6).train()
+    metrics = open_bundle(callback.path).metrics().to_pylist()
+    # TRL logs the rate of the step to come.
+    assert [row["learning_rate"] for row in metrics] == pytest.approx([1e-3 * (1 - u / 6) for u in range(6)])
+    assert [row["is_first_step_after_rollout_phase"] for row in metrics] == [True, False] * 3

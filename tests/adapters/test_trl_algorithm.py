@@ -15,7 +15,7 @@ from unipo_hooks import algorithms
 from unipo_hooks.adapters.trl.algorithm import spec_from_trl
 from unipo_hooks.adapters.trl.normalisers import divided_afterwards, normalisers_from_trl
 from unipo_hooks.adapters.trl.versions import DEFAULTS, parsed_version
-from unipo_hooks.objective.describe import check, parameters, uses
+from unipo_hooks.objective.describe import check, needs, parameters, uses
 
 NOW = trl.__version__
 
@@ -171,6 +171,15 @@ def test_vespos_penalty_has_a_ratio_of_its_own():
     assert "level=sequence_mean" in slots(settings | {"importance_sampling_level": "sequence"})["constraint"]
     assert "correction=recorded" in slots(settings | {"use_vllm": True})["gate"]
     assert "weight" not in slots(settings | {"use_vllm": True})
+
+
+def test_gmpos_entropy_quantile_is_in_the_mean_of_its_ratio():
+    read = spec_from_trl(configuration(GMPOConfig, top_entropy_quantile=0.4, beta=0.1), NOW)
+    assert read.unknown == ()
+    assert read.spec.id == "trl.gmpo_entropy_mask_kl"
+    assert "over=policy_mask" in slots(configuration(GMPOConfig, top_entropy_quantile=0.4))["ratio"]
+    assert "policy_mask" in needs(read.spec)
+    assert "policy_mask" not in needs(spec_from_trl(configuration(GMPOConfig), NOW).spec)
 
 
 def test_other_trainers_are_told_by_their_configuration_or_by_name():

@@ -122,7 +122,7 @@ def test_a_defect_in_reading_old_log_probs_costs_the_capture_not_the_training(
         trained[name] = {key: tensor.detach().clone() for key, tensor in trainer.model.state_dict().items()}
     for name in ("with", "broken"):
         assert all(torch.equal(tensor, trained["without"][key]) for key, tensor in trained[name].items())
-    assert len([each for each in caplog.messages if "ZeroDivisionError" in each]) == 1
+    assert len([each for each in caplog.messages if "capture is off" in each and "ZeroDivision" in each]) == 1
 
 
 def test_a_second_run_in_the_same_folder_goes_beside_it(saved_model, tmp_path):
@@ -179,8 +179,11 @@ def test_half_an_update_of_a_failed_start_is_not_part_of_the_next(saved_model, t
     with pytest.raises(Stop):
         trainer.train()
     trainer.train()
-    lines = open_bundle(callback.path).updates().to_pylist()
-    assert [len(line["micro_batches"]) for line in lines] == [2, 2]
+    bundle = open_bundle(callback.path)
+    # TRL's buffer still holds what the failed start sampled, which no rollout of this one could be joined with
+    assert [(line["update"], len(line["micro_batches"])) for line in bundle.updates().to_pylist()] == [(1, 2)]
+    assert bundle.manifest.lost.updates == 1
+    assert len(open_bundle(tmp_path / "run").updates()) == 0
 
 
 def test_a_run_resumed_from_a_checkpoint_goes_on_in_its_bundle(saved_model, tmp_path):
@@ -189,7 +192,6 @@ def test_a_run_resumed_from_a_checkpoint_goes_on_in_its_bundle(saved_model, tmp_
     trainer = trainer_for(saved_model, tmp_path, callbacks=[first, StopAt(3)], **settings)
     with pytest.raises(Stop):
         trainer.train()
-    first._recorder.close("interrupted")  # as the end of the process does
     again = UnipoCallback(tmp_path / "run", strict=True)
     trainer = trainer_for(saved_model, tmp_path, callbacks=[again], **settings)
     trainer.train(resume_from_checkpoint=True)

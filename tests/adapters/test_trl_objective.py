@@ -190,10 +190,12 @@ def test_rloo_trainers_loss_and_advantages_are_its_own(rloo, worst, training, ep
 
 @pytest.mark.parametrize("kl", [{"beta": 0.0}, {"beta": 0.1}])
 def test_gmpo_trainers_loss_is_its_own(gmpo, worst, kl):
-    for further in ({}, {"epsilon": 0.1, "epsilon_high": 0.3}, {"entropy_coef": 0.2, "delta": 1.1}):
+    quantile = {"epsilon": 0.1, "top_entropy_quantile": 0.4}
+    for further in ({}, {"epsilon": 0.1, "epsilon_high": 0.3}, {"entropy_coef": 0.2, "delta": 1.1}, quantile):
         own = gmpo.loss(gmpo.rollout(num_iterations=2), moved=0.4, num_iterations=2, **kl, **further)
         assert own.unknown == ()
         compared(own, evaluate(given_advantages(own.spec), own.batch), worst)
+        compared(own, evaluate(as_recorded(own.spec, own.arrays), own.batch), worst)
 
 
 @pytest.mark.parametrize("weights", [None, "given"])
