@@ -1,6 +1,6 @@
 """What capture costs: time in the hooks on the training thread, CPU of the writing thread, and a paired ratio.
 
-    python tests/benchmarks/capture.py            the small model and SmolLM2
+    python tests/benchmarks/capture.py            the small model, SmolLM2, and the small model in many settings
     python tests/benchmarks/capture.py --tiny     the small model alone
 
 The bars: at most 1 ms an update in the hooks on the small model, at most 1 % of the step time on SmolLM2. The paired
@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from unipo_hooks import UnipoCallback, open_bundle
 from unipo_hooks.examples import trl_grpo, trl_smollm2
@@ -52,8 +54,8 @@ class StepClock(TrainerCallback):
         self._last = now
 
 
-def common(folder: Path, **settings: Any) -> GRPOConfig:
-    return GRPOConfig(
+def common(folder: Path, config: type[GRPOConfig] = GRPOConfig, **settings: Any) -> GRPOConfig:
+    return config(
         output_dir=str(folder / "out"),
         logging_steps=1,
         report_to="none",
@@ -67,23 +69,35 @@ def common(folder: Path, **settings: Any) -> GRPOConfig:
     )
 
 
-def tiny(folder: Path, callbacks: list[TrainerCallback], steps: int) -> GRPOTrainer:
+def tiny(
+    folder: Path,
+    callbacks: list[TrainerCallback],
+    steps: int,
+    *,
+    cls: type[GRPOTrainer] = GRPOTrainer,
+    config: type[GRPOConfig] = GRPOConfig,
+    **settings: Any,
+) -> GRPOTrainer:
     random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokenizer = trl_grpo.digit_tokenizer()
-    args = common(
-        folder,
-        per_device_train_batch_size=64,
-        num_generations=8,
-        num_iterations=2,
-        max_completion_length=4,
-        max_steps=steps,
-        learning_rate=1e-4,
-    )
+    defaults = {
+        "per_device_train_batch_size": 64,
+        "num_generations": 8,
+        "num_iterations": 2,
+        "max_completion_length": 4,
+        "max_steps": steps,
+        "learning_rate": 1e-4,
+    }
+    args = common(folder, config, **defaults | settings)
     data = {"prompt": [f"{a}+{b}=" for a, b in trl_grpo.SUMS], "answer": [str(a + b) for a, b in trl_grpo.SUMS]}
-    return GRPOTrainer(
-        trl_grpo.small_llama(tokenizer),
+    model = trl_grpo.small_llama(tokenizer)
+    if settings.get("beta"):  # the reference is loaded from where the policy came from
+        model.save_pretrained(folder / "model")
+        model = type(model).from_pretrained(folder / "model")
+    return cls(
+        model,
         reward_funcs=trl_grpo.exact,
         args=args,
         train_dataset=Dataset.from_dict(data),
@@ -158,6 +172,35 @@ def report(table: Table, name: str, make: Callable[..., GRPOTrainer], *, steps: 
     )
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "4 micro-batches an update": {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4},
+    "4 updates a rollout": {"per_device_train_batch_size": 16, "steps_per_generation": 4},
+    "reference policy": {"beta": 0.05},
+    "dr_grpo": {"loss_type": "dr_grpo"},
+    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
+    "sapo": {"loss_type": "sapo"},
+    "vespo": {"loss_type": "vespo"},
+    "sequence level": {"loss_type": "grpo", "importance_sampling_level": "sequence"},
+    "entropy quantile, off-policy mask": {"top_entropy_quantile": 0.5, "off_policy_mask_threshold": 0.001},
+    "entropy bonus": {"entropy_coef": 0.01},
+    "RLOO": {"cls": RLOOTrainer, "config": RLOOConfig, "beta": 0.05},
+    "GMPO": {"cls": GMPOTrainer, "config": GMPOConfig},
+}
+
+
+def in_all_settings() -> Table:
+    """Time in the hooks on the small model, setting by setting."""
+    table = Table(title="In many settings: the small model, 64 × 4 tokens", caption="the bar is 1 ms an update")
+    for column in ("setting", "step ms", "hooks ms/update", "writer CPU ms/update"):
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    for name, settings in track(SETTINGS.items(), "settings", console=Console(stderr=True), transient=True):
+        clock, (cost, updates) = measure(partial(tiny, **settings), 100, capture=True)
+        spent = (1e3 * each / updates for each in (cost.hook_seconds, cost.writer_cpu_seconds))
+        table.add_row(name, f"{1e3 * statistics.median(clock.seconds):.1f}", *(f"{each:.2f}" for each in spent))
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="the small model alone")
@@ -171,6 +214,8 @@ def main() -> None:
     if not options.tiny:
         report(table, "SmolLM2-135M, 8 × 64 tokens", smollm2, steps=4, pairs=2)
     Console(width=130).print(table)
+    if not options.tiny:
+        Console(width=130).print(in_all_settings())
 
 
 if __name__ == "__main__":
