@@ -348,7 +348,9 @@ def _gmpo(read: _Reading) -> dict[str, Any]:
     slots["ratio"] = {"part": "clipped_sequence_mean", "log_low": low, "log_high": high}
     slots["gate"] = {"part": "plain_ratio"}
     if read.number("top_entropy_quantile") < 1:
-        read.unknown.append("top_entropy_quantile: GMPOTrainer leaves tokens out of the ratio's mean with it")
+        # The mask is of the forward pass and of all processes: the ratio takes it as the trainer had it.
+        read.features.append(("entropy_mask", "tokens of high entropy alone"))
+        slots["ratio"]["over"] = "policy_mask"
     slots["mask"] = _truncation(read)
     slots["constraint"] = _kl(read, "gmpo")
     slots["aggregation"] = {"part": "sequence_mean_token_mean"}

@@ -14,7 +14,7 @@ from objective.test_edges import arrays_for, every_algorithm
 
 from unipo_hooks import algorithms, evaluate
 from unipo_hooks.algorithm_spec import SLOTS, Parts
-from unipo_hooks.errors import AlgorithmError
+from unipo_hooks.errors import AlgorithmError, MissingInputError
 from unipo_hooks.objective import describe
 from unipo_hooks.objective.checks import _EXAMPLES, LISTS, allowed
 
@@ -158,6 +158,14 @@ def test_a_hyper_parameter_of_a_call_is_checked_like_that_of_a_file():
         with pytest.raises(AlgorithmError) as raised:
             evaluate("dapo", batch, **changes)
         assert str(raised.value) == said
+
+
+def test_a_channel_that_is_one_of_a_few_is_checked_and_asked_for():
+    batch = arrays_for(algorithms.get("gmpo")) | {"policy_mask": None}
+    with pytest.raises(AlgorithmError, match="over: 'entropies' is not one of mask, policy_mask"):
+        evaluate("gmpo", batch, over="entropies")
+    with pytest.raises(MissingInputError, match="gmpo needs policy_mask .*: capture an update"):
+        evaluate("gmpo", batch, over="policy_mask")
 
 
 def test_null_is_taken_where_it_is_documented():

@@ -88,7 +88,8 @@ def _ratio_segment(g: Given, bounds: Any, p: Any) -> Tensor:
 def _ratio_clipped_mean(g: Given, bounds: Any, p: Any) -> Tensor:
     sign, log = g.advantages.sign(), _log(g, p)
     pessimistic = sign * torch.minimum(sign * log, sign * log.clamp(-p.log_low, p.log_high))
-    return g.mean(pessimistic)
+    among = g.counted if p.over == "mask" else g.counted * torch.where(g.live > 0, g[p.over], 1.0)
+    return (pessimistic * among).sum(1, keepdim=True) / among.sum(1, keepdim=True).clamp(min=1)
 
 
 def _one_sided(value: Tensor, A: Tensor, low: Any, high: Any) -> Tensor:

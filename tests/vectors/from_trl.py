@@ -32,7 +32,7 @@ from trl_runs import TOKENIZER
 from unipo_hooks import algorithms
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.examples.trl_grpo import exact, small_llama
-from unipo_hooks.objective.describe import parameters, uses
+from unipo_hooks.objective.describe import needs, parameters, uses
 from vectors.foreign import Repository, load
 from vectors.format import case, errors, evaluated, write_section
 
@@ -258,6 +258,8 @@ def cases_of(
             needed -= {"rollout_log_probs"}
         if settings.get("loss_type") == "vespo" and settings.get("use_vllm"):
             needed |= {"is_weights"}
+        if "policy_mask" in needs(spec):
+            needed |= {"policy_mask"}
         batch = {key: own.arrays[key] for key in sorted(needed)}
         if settings.get("mask_truncated_completions"):
             # Given as they were before TRL masked them, so that leaving them out is the algorithm's own doing.
@@ -360,6 +362,8 @@ def main() -> None:
         cases += cases_of(gmpo, name, against, {"beta": 0.0} | settings)
     cases += cases_of(gmpo, "gmpo of the paper", against, {"beta": 0.0}, (0.5,), "gmpo")
     cases += cases_of(gmpo, "gmpo, KL", against, {"beta": 0.1}, (0.5,))
+    narrow = {"epsilon": 0.1, "epsilon_high": 0.2, "top_entropy_quantile": 0.4}
+    cases += cases_of(gmpo, "gmpo, high entropy, KL", against, {"beta": 0.1} | narrow, (0.5,))
     rloo = losses(RLOOTrainer, RLOOConfig)
     against = f"trl {trl.__version__} RLOOTrainer._compute_loss"
     further = {"rloo": {"beta": 0.05}, "rloo, whitened": {"normalize_advantages": True}}

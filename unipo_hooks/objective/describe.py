@@ -220,7 +220,7 @@ def _check_name(path: str, part_name: str, part: Part, name: str) -> None:
 
 def _check_value(path: str, slot: str, part_name: str, name: str, value: Any) -> None:
     part, own = describe(slot, part_name), is_own(slot, part_name)
-    if f"${name}" in (*part.needs, *part.uses) and not own:
+    if f"${name}" in (*part.needs, *part.uses) and part.parameters[name].choices is None and not own:
         check_channel(path, value)
     elif own and part.parameters[name].default is None and isinstance(value, str | bool):
         # None says nothing of what else a user's part takes.

@@ -24,11 +24,11 @@ def as_recorded(spec: AlgorithmSpec, channels: Collection[str]) -> AlgorithmSpec
 
     Advantages, further masks and sampler weights are those the trainer computed, over a batch that a micro-batch is
     only a part of; filters have done their work before. A mask the trainer recorded nothing of is computed, and so is
-    one of the user's own. The entropy bonus is left out: it has no share in the tokens, and the trainer's own value of
-    it is captured.
+    one of the user's own; the recorded one is left out where the ratio takes it. The entropy bonus is left out: it has
+    no share in the tokens, and the trainer's own value of it is captured.
     """
     masks = [use.model_dump() for use in spec.parts.mask if _is_computed(use, channels)]
-    if "policy_mask" in channels:
+    if "policy_mask" in channels and spec.parts.ratio.parameters.get("over") != "policy_mask":
         masks.insert(0, {"part": "recorded_mask"})
     weights = [
         {"part": "recorded_weight"} if "is_weights" in channels and use.part in SAMPLER else use.model_dump()

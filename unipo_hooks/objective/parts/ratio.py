@@ -86,21 +86,24 @@ def sequence_product(batch: Batch, advantages: Array, bounds: Bounds, *, referen
 
 @part("ratio")
 def clipped_sequence_mean(
-    batch: Batch, advantages: Array, bounds: Bounds, *, reference: str, log_low: float, log_high: float
+    batch: Batch, advantages: Array, bounds: Bounds, *, reference: str, log_low: float, log_high: float, over: str
 ) -> Ratio:
     """Geometric mean of token ratios that were each clipped first, on the side the advantage pushes to (GMPO)."""
+    # A token that counts but is not finite keeps its place, whatever was recorded of it.
+    among_BT = batch.mask_BT * np.where(batch.invalid_BT, 1.0, batch[over])
+    size_B1 = np.maximum(among_BT.sum(1, keepdims=True), 1.0)
     log_BT = log_ratio(batch, reference)
     sign = np.sign(advantages)
     above_BT = (log_BT > log_high) & (sign > 0)
     below_BT = (log_BT < -log_low) & (sign < 0)
     clipped_BT = np.where(above_BT, log_high, np.where(below_BT, -log_low, log_BT)) * (sign != 0)
-    live_BT = batch.mask_BT * ~(above_BT | below_BT) * (sign != 0)
+    live_BT = among_BT * ~(above_BT | below_BT) * (sign != 0)
 
     def pull(d_BT: Array) -> Array:
-        return d_BT.sum(1, keepdims=True) / batch.length_B1 * live_BT
+        return d_BT.sum(1, keepdims=True) / size_B1 * live_BT
 
     codes_BT = np.where(above_BT, HIGH, np.where(below_BT, LOW, 0))
-    return Ratio(batch.mean_over_tokens(clipped_BT), pull, codes_BT)
+    return Ratio((clipped_BT * among_BT).sum(1, keepdims=True) / size_B1, pull, codes_BT)
 
 
 @part("ratio")
