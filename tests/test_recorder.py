@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import records
 
+from unipo_hooks import recorder as recorder_module
 from unipo_hooks import session
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.reader import open_bundle
@@ -325,3 +326,178 @@ def test_a_process_that_ends_without_a_word_leaves_everything_and_says_interrupt
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], env=environment, capture_output=True)
     assert manifest(tmp_path / "run")["status"] == "interrupted"
     assert open_bundle(tmp_path / "run").updates().column("update").to_pylist() == [0]
+
+
+def hand_over(recorder, *numbers):
+    for number in numbers:
+        rollout = records.rollout(number)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+
+
+def test_a_disk_that_hangs_does_not_hold_up_a_run_on_another(tmp_path, slow_disk):
+    first = Recorder(tmp_path / "one", records.run_info())
+    hand_over(first, 0)
+    first.end()
+    begin = time.monotonic()
+    second = Recorder(tmp_path / "two", records.run_info(first_update=1))
+    took = time.monotonic() - begin
+    slow_disk.set()
+    first.close()
+    second.close()
+    assert took < 2
+
+
+@pytest.mark.parametrize("name", ["run", "link"])
+def test_a_start_that_goes_on_with_a_bundle_waits_for_the_one_before(tmp_path, slow_disk, name):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    first = Recorder(tmp_path / "run", records.run_info())
+    hand_over(first, 0, 1)
+    first.end("interrupted")
+    threading.Timer(0.5, slow_disk.set).start()
+    second = Recorder(tmp_path / name, records.run_info(first_update=2), strict=True)
+    assert second.earlier.next_rollout["train"] == 2
+    hand_over(second, 2)
+    second.close()
+    bundle = open_bundle(tmp_path / "run")
+    assert bundle.updates().column("update").to_pylist() == [0, 1, 2]
+    assert [attempt.status for attempt in bundle.manifest.attempts] == ["interrupted", "finished"]
+    assert faults(bundle.path) == []
+
+
+def test_it_waits_for_a_disk_that_hangs_no_longer_than_the_end_of_a_process_does(
+    tmp_path, slow_disk, monkeypatch, caplog
+):
+    monkeypatch.setattr(recorder_module, "EXIT_SECONDS", 0.5)
+    first = Recorder(tmp_path / "run", records.run_info())
+    hand_over(first, 0)
+    first.end("interrupted")
+    begin = time.monotonic()
+    second = Recorder(tmp_path / "run", records.run_info(first_update=1))
+    took = time.monotonic() - begin
+    slow_disk.set()
+    first.close()
+    second.close()
+    assert 0.4 < took < 2
+    assert caplog.messages[0].endswith("run does not take what is left of this run: it is lost")
+
+
+def test_what_went_wrong_with_a_start_is_not_raised_into_the_next(tmp_path, monkeypatch):
+    first = Recorder(tmp_path / "run", records.run_info(), strict=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "update_sums", lambda *_: 1 / 0)
+        hand_over(first, 0)
+        first.flush()
+    first.end("interrupted")
+    second = Recorder(tmp_path / "run", records.run_info(first_update=1), strict=True)
+    hand_over(second, 1)
+    second.close()
+    assert open_bundle(second.path).updates().column("update").to_pylist() == [1]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_end_of_training_waits_for_a_disk_that_takes_nothing_for_a_while_and_says_so(
+    tmp_path, slow_disk, monkeypatch, caplog, strict
+):
+    monkeypatch.setattr(recorder_module, "NOTICE_SECONDS", 0.2)
+    monkeypatch.setattr(recorder_module, "STUCK_SECONDS", 0.5)
+    recorder = Recorder(tmp_path / "run", records.run_info(), strict=strict)
+    hand_over(recorder, 0, 1, 2)
+    begin = time.monotonic()
+    lost = f"{recorder.path} has taken nothing for 0 s. What waits for it is lost (3 updates, 1 MB)"
+    if strict:
+        with pytest.raises(CaptureError) as error:
+            recorder.close()
+        assert str(error.value).startswith(lost)
+    else:
+        assert not recorder.close()
+    took = time.monotonic() - begin
+    print(f"given up after {took:.2f} s")
+    assert 0.7 <= took < 3
+    writing, given_up = caplog.messages
+    assert writing == f"unipo-hooks: writing the last 1 MB to {recorder.path}"
+    assert given_up.startswith(f"unipo-hooks: {lost}")
+    assert recorder.lost_updates == 3
+    slow_disk.set()  # it answers before the process ends
+    assert recorder.close()
+    assert recorder.lost_updates == 0
+    assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0, 1, 2]
+    assert len(caplog.messages) == 2
+
+
+def test_the_end_of_training_waits_as_long_as_a_slow_disk_takes_something(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(recorder_module, "NOTICE_SECONDS", 0.2)
+    monkeypatch.setattr(recorder_module, "STUCK_SECONDS", 0.6)
+    original = session.rollout_rows
+    monkeypatch.setattr(session, "rollout_rows", lambda *args: (time.sleep(0.2), original(*args))[1])
+    recorder = Recorder(tmp_path / "run", records.run_info(), strict=True)
+    hand_over(recorder, *range(15))
+    begin = time.monotonic()
+    assert recorder.close()
+    assert time.monotonic() - begin > 2
+    assert caplog.messages == [f"unipo-hooks: writing the last 1 MB to {recorder.path}"]
+    assert len(open_bundle(recorder.path).updates()) == 15
+
+
+class Odd(BaseException):
+    """Not an Exception."""
+
+
+def waits_for_ever(action):
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(10)
+    return thread.is_alive()
+
+
+@pytest.mark.parametrize("error", [SystemExit, Odd, MemoryError])
+def test_whatever_is_raised_on_the_writing_thread_training_that_waits_for_it_goes_on(
+    tmp_path, monkeypatch, caplog, error
+):
+    def raises(*_):
+        raise error("of a part of the user's own")
+
+    recorder = Recorder(tmp_path / "run", records.run_info(), on_full="block", queue_bytes=1)
+    monkeypatch.setattr(session, "update_sums", raises)
+    assert not waits_for_ever(lambda: hand_over(recorder, *range(8)))
+    assert not waits_for_ever(recorder.close)
+    assert len(caplog.messages) == 2  # when it happened, and what it cost at the end
+    assert error.__name__ in caplog.messages[0]
+    assert "Training goes on" in caplog.messages[0]
+    assert manifest(recorder.path)["lost"]["updates"] == 8
+    assert faults(recorder.path) == []
+
+
+def test_nobody_waits_for_a_writing_thread_that_has_ended(tmp_path, monkeypatch, caplog):
+    gate = threading.Event()
+
+    def write(_):
+        gate.wait(30)
+        raise SystemExit("a defect of ours")
+
+    monkeypatch.setattr(Recorder, "_write", write)
+    rollouts = [records.rollout(number) for number in range(4)]
+    recorder = Recorder(
+        tmp_path / "run", records.run_info(), on_full="block", queue_bytes=sum(r.nbytes for r in rollouts)
+    )
+    threading.Timer(0.5, gate.set).start()
+    assert not waits_for_ever(lambda: hand_over(recorder, *range(100)))
+    assert not waits_for_ever(recorder.close)
+    assert not recorder.flush(0)
+    left = manifest(recorder.path)
+    assert left["lost"]["updates"] > 0
+    assert left["status"] == "interrupted"
+    assert "SystemExit" in caplog.messages[0]
+
+
+def test_a_damaged_bundle_that_cannot_be_continued_keeps_no_file_open(tmp_path):
+    first = Recorder(tmp_path / "run", records.run_info())
+    hand_over(first, 0)
+    first.close()
+    with (tmp_path / "run" / layout.index_name(0)).open("a") as file:
+        file.write("{}\n")
+    before = len(os.listdir("/dev/fd"))
+    second = Recorder(tmp_path / "run", records.run_info(first_update=1))
+    second.close()
+    assert second.path == tmp_path / "run-2"
+    assert len(os.listdir("/dev/fd")) == before

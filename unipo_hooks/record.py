@@ -53,6 +53,11 @@ class RunInfo:
     rank: int = 0
     ranks: int = 1
 
+    @property
+    def speaker(self) -> str:
+        """What a message begins with, so that people know which of several ranks it is of."""
+        return f"unipo-hooks: rank {self.rank}: " if self.ranks > 1 else "unipo-hooks: "
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CapturedRollout:
@@ -167,6 +172,7 @@ class Pending(Generic[Record]):
     """A record to be made by the thread that writes it: its arrays may still be on their way to the host."""
 
     of: type[Record]
+    kind: Kind
     nbytes: int
     """Host memory it takes until then, in bytes."""
     make: Callable[[], Record]

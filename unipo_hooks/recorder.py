@@ -10,6 +10,7 @@ import atexit
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -21,13 +22,19 @@ from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy
 from unipo_hooks.record import CapturedRollout, CapturedUpdate, Pending, RunInfo
 from unipo_hooks.schema import Earlier, Joined, Kind
-from unipo_hooks.session import Checkpoint, Item, Missed, Session, TrainerLog
+from unipo_hooks.session import Checkpoint, Expected, Item, Missed, Session, TrainerLog
 
 QUEUE_BYTES = 512 << 20
 """Host memory that records may take while they wait for the disk."""
 
 EXIT_SECONDS = 5.0
 """Longest that a process which ends waits for the disk: four fifths of it for records, the rest for the last commit."""
+
+NOTICE_SECONDS = 5.0
+"""How long the end of training waits for the disk before it says so: until then it is a pause like any other."""
+
+STUCK_SECONDS = 60.0
+"""How long the end of training waits for a disk that takes nothing: network disks that fail over answer within it."""
 
 _live: set[Recorder] = set()
 """Recorders whose thread has not ended; in a forked process also those of its parent."""
@@ -62,12 +69,12 @@ class Recorder:
         self.policy = policy or CapturePolicy()
         self._strict, self._block, self._queue_bytes = strict, on_full == "block", queue_bytes
         self._closing = False
-        for other in tuple(_live):  # it may write to the bundle that this start goes on with
-            if other._closing:
-                other.close()
+        if run.first_update:  # the start before may still write to the bundle that this one goes on with
+            _hurry([other for other in tuple(_live) if other._closing and other._is_at(path)])
         writer = open_writer(Path(path), run, self.policy, joined)
         self.path = writer.path
         try:
+            self._folder = Path(os.path.realpath(self.path))
             self.start = writer.start
             """What `joined` is on the other ranks."""
             self._session = Session(run, self.policy, writer, self._hurried)
@@ -76,7 +83,11 @@ class Recorder:
             raise
         self._queue: deque[Item] = deque()
         self._waiting_bytes = 0
-        self._busy = False
+        self._item: Item | None = None
+        """What the writing thread has in hand."""
+        self._done = 0
+        """Records that it has dealt with."""
+        self._given_up = False
         self._deadline = math.inf
         """When what is still queued is given up, on the monotonic clock."""
         self._changed = threading.Condition()
@@ -93,7 +104,7 @@ class Recorder:
     @property
     def lost_updates(self) -> int:
         """Updates that are known not to be in the bundle; complete once it is closed."""
-        return self._session.lost_updates
+        return self._session.lost_updates + (self._waiting_updates() if self._given_up else 0)
 
     def rollout(self, rollout: CapturedRollout | Pending[CapturedRollout]) -> None:
         """Hand over a rollout; it comes before the updates that train on it."""
@@ -107,9 +118,13 @@ class Recorder:
         """Hand over what the trainer itself logged after an update."""
         self._put(TrainerLog(kind, update, step, scalars))
 
-    def missed(self, updates: int, reason: str) -> None:
-        """Count updates that were not handed over."""
-        self._put(Missed(updates, reason))
+    def expect(self, updates: int) -> None:
+        """Say how many updates the run will have, where that was not known at the start."""
+        self._put(Expected(updates))
+
+    def missed(self, updates: int, rollouts: int, reason: str) -> None:
+        """Count what was not handed over."""
+        self._put(Missed(updates, rollouts, reason))
 
     def checkpoint(self) -> None:
         """Make everything so far durable, as soon as the writing thread gets there."""
@@ -119,7 +134,7 @@ class Recorder:
         """Wait until all that was handed over is durable; False where that failed, or `timeout` seconds passed."""
         self.checkpoint()
         with self._changed:
-            done = self._changed.wait_for(lambda: not self._queue and not self._busy, timeout)
+            done = self._changed.wait_for(lambda: not self._queue and self._item is None, timeout)
         return done and self._session.failure is None
 
     def end(self, status: Status = "finished", *, within: float = math.inf) -> None:
@@ -136,16 +151,48 @@ class Recorder:
             self._deadline = min(self._deadline, time.monotonic() + within)
             self._changed.notify_all()
 
-    def close(self, status: Status = "finished") -> None:
-        """Write what is queued, end the attempt and stop the thread. A second call waits for the first."""
+    def close(self, status: Status = "finished") -> bool:
+        """Write what is queued, end the attempt and stop the thread. A second call waits for the first.
+
+        False where the disk took nothing for `STUCK_SECONDS`: it is not waited for any longer, only until the process
+        ends.
+        """
         if os.getpid() != self._process:
-            return
+            return True
         self.end(status)
-        if self._waiting_bytes > 64 << 20:
-            log.warning("unipo-hooks: writing the last %d MB to %s", self._waiting_bytes >> 20, self.path)
-        self._thread.join()
-        if self._strict and self._session.failure is not None:
-            raise CaptureError(self._session.failure)
+        self._thread.join(NOTICE_SECONDS)
+        if self._thread.is_alive():
+            log.warning("unipo-hooks: writing the last %d MB to %s", self._waiting_megabytes(), self.path)
+        done = -1
+        while self._thread.is_alive() and done != self._done:
+            done = self._done
+            self._thread.join(STUCK_SECONDS)
+        self._given_up = self._thread.is_alive()
+        failure = self._session.failure
+        if self._given_up:
+            failure = (
+                f"{self.path} has taken nothing for {STUCK_SECONDS:.0f} s. What waits for it is lost "
+                f"({self._waiting_updates()} updates, {self._waiting_megabytes()} MB), unless it answers before the "
+                "process ends"
+            )
+            log.warning("unipo-hooks: %s.", failure)
+        if self._strict and failure is not None:
+            raise CaptureError(failure)
+        return not self._given_up
+
+    def _is_at(self, path: str | os.PathLike[str]) -> bool:
+        """Whether this writes to `path`, or to one of the names beside it that are taken where it is."""
+        wanted = Path(os.path.realpath(path))
+        names = re.escape(wanted.name) + r"(-\d+)?"
+        return self._folder.parent == wanted.parent and re.fullmatch(names, self._folder.name) is not None
+
+    def _waiting_updates(self) -> int:
+        with self._changed:
+            items = [*self._queue, *([] if self._item is None else [self._item])]
+        return sum((item.of if isinstance(item, Pending) else type(item)) is CapturedUpdate for item in items)
+
+    def _waiting_megabytes(self) -> int:
+        return (self._waiting_bytes >> 20) + 1
 
     def _put(self, item: Item) -> None:
         if self._strict and self._session.failure is not None:
@@ -174,8 +221,9 @@ class Recorder:
     def _run(self) -> None:
         try:
             self._write()
-        except Exception as error:
-            self._session.abandon(error)
+        except BaseException as error:
+            self._collapse(error)
+        finally:
             _live.discard(self)
 
     def _write(self) -> None:
@@ -183,8 +231,7 @@ class Recorder:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closing, timeout=1.0)
-                item = self._queue.popleft() if self._queue else None
-                self._busy = item is not None
+                item = self._item = self._queue.popleft() if self._queue else None
                 last = item is None and self._closing
             try:
                 if item is not None and time.monotonic() > self._deadline:
@@ -195,16 +242,31 @@ class Recorder:
                     self._session.finish()
                 else:
                     self._session.idle()
-            except Exception as error:
-                self._session.abandon(error, item)
+            except BaseException as error:  # a part of the user's own may even exit
+                self._session.abandon(_contained(error), item)
             with self._changed:
-                self._busy = False
+                self._item = None
                 if item is not None:
+                    self._done += 1
                     self._waiting_bytes -= item.nbytes
                 self._changed.notify_all()
             if last:
-                _live.discard(self)
                 return
+
+    def _collapse(self, error: BaseException) -> None:
+        """Nothing more can be written: let nobody wait for it, and count what is queued."""
+        with self._changed:
+            if not self._closing:
+                self._closing = True
+                self._session.final_status = "interrupted"
+            left = [*([] if self._item is None else [self._item]), *self._queue]
+            self._item, self._waiting_bytes = None, 0
+            self._queue.clear()
+            self._changed.notify_all()
+        self._session.abandon(_contained(error))
+        for item in left:
+            self._session.lose(item, self._session.failure or "they could not be written")
+        self._session.finish()
 
 
 def close_all() -> None:
@@ -213,7 +275,11 @@ def close_all() -> None:
     What is not written by then is counted as lost, or where the disk does not answer at all, said to be. Exceptions,
     `strict` or not, are past the point where anyone could act on them.
     """
-    recorders = [recorder for recorder in tuple(_live) if recorder._process == os.getpid()]
+    _hurry([recorder for recorder in tuple(_live) if recorder._process == os.getpid()])
+
+
+def _hurry(recorders: list[Recorder]) -> None:
+    """End recorders, in `EXIT_SECONDS` at most."""
     deadline = time.monotonic() + EXIT_SECONDS
     for recorder in recorders:
         recorder.end("interrupted", within=0.8 * EXIT_SECONDS)
@@ -221,6 +287,11 @@ def close_all() -> None:
         recorder._thread.join(max(0.0, deadline - time.monotonic()))
         if recorder._thread.is_alive():
             log.warning("unipo-hooks: %s does not take what is left of this run: it is lost", recorder.path)
+
+
+def _contained(error: BaseException) -> Exception:
+    """The error as one that ends capture and not the thread."""
+    return error if isinstance(error, Exception) else RuntimeError(repr(error)).with_traceback(error.__traceback__)
 
 
 atexit.register(close_all)

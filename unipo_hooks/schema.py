@@ -134,6 +134,8 @@ class Lost(_Model):
 
     rollouts: int = 0
     updates: int = 0
+    evaluations: int = 0
+    """Passes of evaluations."""
     tokens: int = 0
     bytes: int = 0
     reconciliations: int = 0

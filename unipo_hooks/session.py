@@ -52,14 +52,23 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Updates that nobody captured."""
+    """Updates and rollouts that nobody captured."""
 
     updates: int
+    rollouts: int
     reason: str
     nbytes: int = 0
 
 
-Record = CapturedRollout | CapturedUpdate | TrainerLog | Missed | Checkpoint
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How many updates the run will have."""
+
+    updates: int
+    nbytes: int = 0
+
+
+Record = CapturedRollout | CapturedUpdate | TrainerLog | Expected | Missed | Checkpoint
 Item = Record | Pending[CapturedRollout] | Pending[CapturedUpdate]
 
 
@@ -82,13 +91,13 @@ class Session:
         self._rollouts: dict[Kind, dict[int, CapturedRollout]] = {"train": {}, "eval": {}}
         self._kept: dict[Kind, dict[int, list[int] | None]] = {"train": {}, "eval": {}}
         self._progress: float | None = None
-        self._dropped = {"rollouts": 0, "updates": 0, "size": 0}
+        self._dropped = {"rollouts": 0, "updates": 0, "evaluations": 0, "size": 0}
         """What found the queue full. The training thread counts here, the writing thread only reads."""
         self._reported = dict(self._dropped)
         self._evaluation_bytes = 0.0
         self.earlier = writer.earlier
         self._off = False
-        self._earlier_cost = writer.manifest.cost
+        self._earlier_cost, self._lost_earlier = writer.manifest.cost, writer.manifest.lost
         self._hook_seconds = 0.0
         self._hurried = hurried
         self._told_of_gap = False
@@ -97,8 +106,8 @@ class Session:
 
     @property
     def lost_updates(self) -> int:
-        """Updates counted as lost."""
-        return self._writer.manifest.lost.updates
+        """Updates of this start that are counted as lost."""
+        return self._writer.manifest.lost.updates - self._lost_earlier.updates
 
     def process(self, item: Item) -> None:
         """Do one record; whatever fails is contained."""
@@ -133,7 +142,9 @@ class Session:
     def abandon(self, error: Exception, item: Item | None = None) -> None:
         """Do nothing more after an error that was not to be: a defect of ours. `item` is lost by it."""
         self._off = True
-        self._fail(f"capture is off after an unexpected error ({type(error).__name__}: {error})", error)
+        self._fail(
+            f"capture is off after an unexpected error ({type(error).__name__}: {error}), please report it", error
+        )
         if item is not None:
             self._writer.count_lost(**_count(item), reason=self.failure)
 
@@ -142,21 +153,23 @@ class Session:
         self._writer.update_manifest(status=self.final_status, attempts=attempts)
 
     def _tell_lost(self) -> None:
-        lost = self._writer.manifest.lost
-        if lost.rollouts or lost.updates:
-            log.warning(
-                "unipo-hooks: %d updates and %d rollouts are not in %s: %s",
-                lost.updates,
-                lost.rollouts,
-                self._writer.path,
-                lost.reason,
-            )
+        lost, earlier = self._writer.manifest.lost, self._lost_earlier
+        counts = {
+            name: number
+            for name in ("update", "evaluation", "rollout")
+            if (number := getattr(lost, f"{name}s") - getattr(earlier, f"{name}s"))
+        }
+        if counts:
+            what = " and ".join(f"{number} {name}{'s' if number > 1 else ''}" for name, number in counts.items())
+            are = "are" if sum(counts.values()) > 1 else "is"
+            log.warning("%s%s %s not in %s: %s", self._run.speaker, what, are, self._writer.path, lost.reason)
 
     def count_dropped(self, item: Item) -> None:
         """A record found the queue full. Called on the training thread."""
         if not any(self._dropped.values()):
             log.warning(
-                "unipo-hooks: writing to %s is slower than the run. Records are dropped and counted; training goes on.",
+                "%swriting to %s is slower than the run. Records are dropped and counted; training goes on.",
+                self._run.speaker,
                 self._writer.path,
             )
         for name, number in _count(item).items():
@@ -171,9 +184,9 @@ class Session:
         try:
             action()
         except CaptureError as error:
-            self._fail(f"{error}; what is lost is counted")
+            self._fail(str(error))
         except OSError as error:
-            self._fail(f"cannot write to {self._writer.path}: {error.strerror or error}; what is lost is counted")
+            self._fail(f"cannot write to {self._writer.path}: {error.strerror or error}")
         except Exception as error:
             self.abandon(error)
         else:
@@ -182,7 +195,7 @@ class Session:
 
     def _fail(self, message: str, error: Exception | None = None) -> None:
         if self.failure is None:
-            log.warning("unipo-hooks: %s. Training goes on.", message, exc_info=error)
+            log.warning("%s%s; what is lost is counted. Training goes on.", self._run.speaker, message, exc_info=error)
         self.failure = self.failure or message
 
     def _dispatch(self, item: Record) -> None:
@@ -200,8 +213,12 @@ class Session:
                     scalars=item.scalars,
                 )
                 self._writer.add_metrics([line])
+            case Expected():
+                header = self._run.header.model_copy(update={"totalSteps": item.updates})
+                self._run = replace(self._run, header=header)
+                self._writer.update_manifest(header=header)
             case Missed():
-                self._writer.count_lost(updates=item.updates, reason=item.reason)
+                self._writer.count_lost(**_count(item), reason=item.reason)
             case Checkpoint():
                 self._contained(self._commit)
         self._contained(self._commit_if_due)
@@ -222,10 +239,11 @@ class Session:
             "weight": 1.0 if kept is None else rollout.groups / len(kept),
             "aliases": dict(rollout.aliases),
         }
-        self._writer.add_rollout(line, rollout_rows(rollout, kept, self._text, self._run.placeholders))
+        rows = rollout_rows(rollout, kept, self._text, self._run.placeholders)
         self._note_channels("ids", "strings", "mask", "reward", "reward_components", *rollout.channels)
         if rollout.mask_reason_BT is not None:
             self._note_channels("mask_reason")
+        self._writer.add_rollout(line, rows)
 
     def _admits(self, rollout: CapturedRollout) -> bool:
         if self._shared is not None:
@@ -287,10 +305,11 @@ class Session:
                 ],
             }
             update = self._with_results(update, live)
-            self._writer.add_update(line, update_rows(update, live, kept))
+            rows = update_rows(update, live, kept)
             if self._shared is not None:
                 self._shared.trained(update, {number: live[number] for number in kept if number in live})
             self._note_channels(*(name for m in update.micro_batches for name in m.channels))
+            self._writer.add_update(line, rows)
         total = self._run.header.totalSteps
         if update.kind == "train":
             self._progress = (update.update + 1) / total if total else None
@@ -337,8 +356,9 @@ class Session:
         causes = self._run.algorithm_notes + ((f"{overriding} overrides _compute_loss",) if overriding else ())
         causes = causes or (f"{self._run.trainer.trainer_class} may compute its loss in a way of its own",)
         log.warning(
-            "unipo-hooks: at update %d the loss recomputed from the captured tokens is %.1e away from the trainer's "
+            "%sat update %d the loss recomputed from the captured tokens is %.1e away from the trainer's "
             "(tolerance %.1e), so what is shown of a token may not be what the trainer did. Likely cause: %s",
+            self._run.speaker,
             update.update,
             abs(gap.loss),
             gap.tolerance,
@@ -350,7 +370,7 @@ class Session:
         notes = [*attempts[-1].algorithm_notes, text]
         noted = attempts[-1].model_copy(update={"algorithm_notes": notes})
         self._writer.update_manifest(attempts=[*attempts[:-1], noted])
-        log.warning("unipo-hooks: %s", text)
+        log.warning("%s%s", self._run.speaker, text)
 
     def _commit_if_due(self) -> None:
         if self._writer.segment_is_due:
@@ -389,9 +409,12 @@ class Session:
 def _count(item: Item) -> dict[str, int]:
     """A record as the manifest counts what is lost."""
     of = item.of if isinstance(item, Pending) else type(item)
+    evaluated = isinstance(item, Pending | CapturedUpdate) and item.kind == "eval"
+    missed = item if isinstance(item, Missed) else Missed(0, 0, "")
     return {
-        "rollouts": int(of is CapturedRollout),
-        "updates": item.updates if isinstance(item, Missed) else int(of is CapturedUpdate),
+        "rollouts": missed.rollouts + (of is CapturedRollout),
+        "updates": missed.updates + (of is CapturedUpdate and not evaluated),
+        "evaluations": int(of is CapturedUpdate and evaluated),
         "size": item.nbytes,
     }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from unipo_hooks.adapters.trl.settings import divided_by, run_info
 from unipo_hooks.adapters.trl.tap import Tap
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.algorithms import chosen, own, registered
+from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy, policy_from
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending
 from unipo_hooks.recorder import Recorder
@@ -75,13 +77,16 @@ class UnipoCallback(TrainerCallback):
         registered(algorithms)
         self._guard = Guard(strict=strict)
         self._meeting = Meeting()
-        self._trainer: Any = None
+        self._reference: Callable[[], Any] = lambda: None
+        """The trainer, which a callback that outlives it does not keep."""
         self._tap: Tap | None = None
         self._recorder: Recorder | None = None
         self._path: Path | None = None
+        self._trained_path: Path | None = None
         self._rollouts: dict[Kind, int] = {"train": 0, "eval": 0}
         self._evaluations = 0
         self._newest_rollout = -1
+        self._newest_step = -1
         self._micro_batches: MicroBatches = []
         self._handed_over = 0
         """Updates the recorder was given, of those since `_first_update`."""
@@ -108,6 +113,8 @@ class UnipoCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Find the trainer the callback was added to, and start the bundle."""
+        if self._starts:
+            self._guard.reset()
         self._guard(lambda: self._begin(find_trainer(state)))
 
     def on_pre_optimizer_step(
@@ -139,11 +146,22 @@ class UnipoCallback(TrainerCallback):
         """An evaluation after training is an attempt of its own, and complete."""
         self._guard.always(lambda: self._evaluated(state))
 
+    def on_predict(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """As an evaluation."""
+        self._guard.always(lambda: self._evaluated(state))
+
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what is queued, and say where the run can be seen."""
         self._guard.always(lambda: self._ended(state))
 
     # --- what the tap delivers to ---
+
+    def listens(self) -> bool:
+        """Whether the trainer still has this callback; one that was removed ends its bundle."""
+        listens = self in self._trainer.callback_handler.callbacks
+        if not listens and self._training:
+            self._close("interrupted")
+        return listens
 
     def next_rollout(self, kind: Kind) -> tuple[int, int]:
         """Number of this start of capture, and of a new rollout in it."""
@@ -166,12 +184,23 @@ class UnipoCallback(TrainerCallback):
     def micro_batch(self, kind: Kind, rollout: int, micro_batch: Pending[CapturedMicroBatch]) -> None:
         """A loss was computed: part of the update being accumulated, or an evaluation pass of its own."""
         if kind == "train":
-            self._micro_batches.append((rollout, micro_batch))
+            if self._recorder is not None:
+                self._micro_batches.append((rollout, micro_batch))
         else:
             self._hand_over("eval", self._evaluations, self._trainer.state.global_step, [(rollout, micro_batch)])
             self._evaluations += 1
 
     # --- our own steps ---
+
+    @property
+    def _trainer(self) -> Any:
+        return self._reference()
+
+    @property
+    def _speaks(self) -> bool:
+        """Whether this rank tells people how things stand; what went wrong every rank tells."""
+        trainer = self._trainer
+        return trainer is not None and bool(trainer.args.process_index == 0)
 
     def _is_of(self, state: TrainerState) -> bool:
         """Whether an event comes from the trainer that is captured: several may have been given this callback."""
@@ -190,9 +219,10 @@ class UnipoCallback(TrainerCallback):
                 log.warning("unipo-hooks: capture goes on to another trainer; a callback of its own captures both")
             self._tap.closed = True
             self._close("interrupted")
-        self._trainer = trainer
-        self._tap = Tap(trainer, self, self._guard)
-        on_failure(trainer, lambda: self._guard.always(lambda: self._failed(trainer)))
+        self._reference = weakref.ref(trainer)
+        self._name = type(trainer).__name__
+        self._tap = tap = Tap(trainer, self, self._guard)
+        on_failure(trainer, lambda: None if tap.closed else self._guard.always(self._failed))
 
     def _begin(self, trainer: Any) -> None:
         self._bind(trainer)
@@ -200,16 +230,28 @@ class UnipoCallback(TrainerCallback):
             self._guard.give_up("no trainer found; pass it: UnipoCallback(..., trainer=trainer), then add_callback")
         if self._guard.off:
             return
+        trainer = self._trainer
         if self._training and self._newest_rollout >= 0:  # the last start ended in an exception we were not told of
             self._close("interrupted")
+        if self._recorder is not None and (self._first_update or trainer.state.global_step):
+            self._close("finished")  # an evaluation's, which is not the beginning of this training
         self._micro_batches, self._stale = [], False
+        if self._tap is not None:
+            self._tap.generated = self._tap.delivered = 0
         if not self._training:
             self._training = True
             watch(self)
+            if self._recorder is not None:  # an evaluation's, before the first step
+                self._recorder.expect(trainer.state.max_steps)
             self._open()
-            if self._recorder is not None and self._trainer.args.process_index == 0:
-                told = f"unipo-hooks: to see this run, now or later: unipo-hooks view {self._recorder.path}"
-                tqdm.write(told, file=sys.stderr)
+            self._trained_path = self._path
+            if self._recorder is not None and self._speaks:
+                path, resumed = self._recorder.path, self._recorder.start.attempt > 0
+                if resumed:
+                    told = f"this run goes on in its bundle from update {self._first_update}: unipo-hooks view {path}"
+                else:
+                    told = f"to see this run, now or later: unipo-hooks view {path}"
+                tqdm.write(f"unipo-hooks: {told}", file=sys.stderr)
 
     def _open(self) -> None:
         """Start the recorder: a new bundle, or where the trainer is past its first step, on with the old one."""
@@ -217,29 +259,36 @@ class UnipoCallback(TrainerCallback):
             return
         trainer = self._trainer
         requested = self._requested or Path(trainer.args.output_dir) / "unipo"
-        path = self._path if self._path is not None and trainer.state.global_step else requested
+        path = self._trained_path if self._trained_path is not None and trainer.state.global_step else requested
         self._starts += 1
 
         def record(joined: Joined | None) -> Recorder:
             run = run_info(trainer, algorithm=self._algorithm, algorithms=own(), strict=self._strict)
+            self._guard.speaker = run.speaker
             strict, on_full = self._strict, self._on_full
             return Recorder(path, run, self._policy, strict=strict, on_full=on_full, joined=joined)
 
         self._recorder = self._meeting.recorder(trainer.accelerator, self._starts, record)
         self._path = self._recorder.path
+        # A trainer that only evaluates has no other end.
+        self._freed = weakref.finalize(trainer, self._recorder.end, "finished")
+        self._freed.atexit = False
         earlier = self._recorder.earlier
         self._rollouts = {"train": earlier.next_rollout["train"], "eval": earlier.next_rollout["eval"]}
         self._evaluations = earlier.next_evaluation
         self._newest_rollout = -1
         self._first_update, self._handed_over = trainer.state.global_step, 0
+        self._newest_step = -1
 
-    def _failed(self, trainer: Any) -> None:
+    def _failed(self) -> None:
         """Training ended in an exception: have what is queued written, and keep nobody waiting for it."""
-        if self._training and trainer is self._trainer:
+        if self._training:
             self._training = False
             unwatch(self)
             if (recorder := self._taken()) is not None:
                 recorder.end("interrupted")
+                if self._speaks:
+                    tqdm.write(f"unipo-hooks: interrupted; what came before is in {recorder.path}", file=sys.stderr)
 
     def _close(self, status: Literal["finished", "interrupted"]) -> None:
         self._training = False
@@ -252,9 +301,13 @@ class UnipoCallback(TrainerCallback):
     def _taken(self) -> Recorder | None:
         """The recorder, which is given nothing more; it counts what it was not given since capture was turned off."""
         recorder, self._recorder = self._recorder, None
-        missed = self._trainer.state.global_step - self._first_update - self._handed_over if self._guard.off else 0
-        if recorder is not None and missed:
-            recorder.missed(missed, self._guard.reason)
+        if recorder is None:
+            return None
+        self._freed.detach()
+        trainer, tap = self._trainer, self._tap
+        if self._guard.off and trainer is not None and tap is not None:
+            updates = trainer.state.global_step - self._first_update - self._handed_over
+            recorder.missed(updates, tap.generated - tap.delivered, self._guard.reason)
         return recorder
 
     def _note_rate(self, state: TrainerState, optimizer: Any) -> None:
@@ -262,15 +315,21 @@ class UnipoCallback(TrainerCallback):
             return
         groups = getattr(optimizer, "param_groups", None)
         rate = groups[0].get("lr") if groups else None
-        self._learning_rate = None if rate is None else float(rate)
+        # One on a device would have to be waited for.
+        self._learning_rate = None if rate is None or getattr(rate, "is_cuda", False) else float(rate)
 
     def _stepped(self, state: TrainerState) -> None:
-        if not self._is_of(state):
+        if not self._is_of(state) or state.global_step == self._newest_step:  # a callback may be there twice
             return
+        self._newest_step = state.global_step
         micro_batches, self._micro_batches = self._micro_batches, []
         stale, self._stale = self._stale, False
-        if stale or micro_batches:
-            self._hand_over("train", state.global_step - 1, state.global_step, [] if stale else micro_batches)
+        if not (stale or micro_batches):
+            micro_batches = [(self._newest_rollout, Pending(CapturedMicroBatch, "train", 0, self._unseen))]
+        self._hand_over("train", state.global_step - 1, state.global_step, [] if stale else micro_batches)
+
+    def _unseen(self) -> CapturedMicroBatch:
+        raise CaptureError(f"{self._name} trained without its _compute_loss, so that updates cannot be read")
 
     def _saved(self, state: TrainerState) -> None:
         if self._recorder is not None and self._is_of(state):
@@ -283,12 +342,13 @@ class UnipoCallback(TrainerCallback):
     def _ended(self, state: TrainerState) -> None:
         if not self._is_of(state):
             return
-        recorder = self._recorder
-        self._close("interrupted" if self._guard.off else "finished")
-        if recorder is not None and recorder.path.exists() and self._trainer.args.process_index == 0:
-            trained, lost = state.global_step, recorder.lost_updates
+        recorder, trained = self._recorder, state.global_step - self._first_update
+        self._close("finished")
+        if recorder is not None and recorder.path.exists() and self._speaks:
+            lost = recorder.lost_updates
             number = f"{trained - lost} of {trained}" if lost else trained
             tqdm.write(f"unipo-hooks: {number} updates are in {recorder.path}", file=sys.stderr)
+            self._meeting.roll_call()
 
     def _hand_over(self, kind: Kind, update: int, step: int, micro_batches: MicroBatches) -> None:
         if self._recorder is None:
@@ -310,7 +370,7 @@ class UnipoCallback(TrainerCallback):
         )
         nbytes = sum(each.nbytes for _, each in micro_batches)
         make = lambda: describe(micro_batches=[each.make() for _, each in micro_batches])  # noqa: E731
-        self._recorder.update(Pending(CapturedUpdate, nbytes, make))
+        self._recorder.update(Pending(CapturedUpdate, kind, nbytes, make))
         self._seconds_told = seconds
         if kind == "train":
             self._newest_rollout = newest

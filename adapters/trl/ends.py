@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
+
+from unipo_hooks.adapters.trl.wrap import wrap
 
 
 def on_failure(trainer: Any, failed: Callable[[], None]) -> None:
@@ -13,28 +14,32 @@ def on_failure(trainer: Any, failed: Callable[[], None]) -> None:
     It is one that leaves `train()`. A callback that is added after the trainer was made learns of the first `train()`
     when it already runs: an exception then counts when it leaves `training_step`, where nearly all of them come from.
     """
-    train, training_step = trainer.train, trainer.training_step
     inside = False
 
-    @functools.wraps(train)
-    def wrapped_train(*args: Any, **kwargs: Any) -> Any:
-        nonlocal inside
-        inside = True
-        try:
-            return train(*args, **kwargs)
-        except BaseException:
-            failed()
-            raise
-        finally:
-            inside = False
-
-    @functools.wraps(training_step)
-    def wrapped_step(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return training_step(*args, **kwargs)
-        except BaseException:
-            if not inside:
+    def around_train(train: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped_train(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            inside = True
+            try:
+                return train(*args, **kwargs)
+            except BaseException:
                 failed()
-            raise
+                raise
+            finally:
+                inside = False
 
-    trainer.train, trainer.training_step = wrapped_train, wrapped_step
+        return wrapped_train
+
+    def around_step(training_step: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped_step(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return training_step(*args, **kwargs)
+            except BaseException:
+                if not inside:
+                    failed()
+                raise
+
+        return wrapped_step
+
+    wrap(trainer, "train", around_train)
+    wrap(trainer, "training_step", around_step)

@@ -24,7 +24,13 @@ class Guard:
         self.off = False
         self.reason = ""
         """Why capture is off."""
+        self.speaker = "unipo-hooks: "
+        """What a message begins with (`RunInfo.speaker`)."""
         self._strict = strict
+
+    def reset(self) -> None:
+        """Try again: what failed may have been put right since."""
+        self.off, self.reason = False, ""
 
     def __call__(self, action: Callable[[], None]) -> None:
         """Run `action`, unless capture is off."""
@@ -49,4 +55,4 @@ class Guard:
             raise CaptureError(reason) from error
         if not told:
             defect = error if error is not None and not isinstance(error, UnipoError) else None
-            log.warning("unipo-hooks: capture is off: %s. Training goes on.", reason, exc_info=defect)
+            log.warning("%scapture is off: %s. Training goes on.", self.speaker, reason, exc_info=defect)

@@ -15,11 +15,13 @@ class HostCopy:
 
     nbytes: int
     _values: Any
-    _events: tuple[torch.cuda.Event, ...]
+    _events: tuple[tuple[torch.device, torch.cuda.Event], ...]
 
     def wait(self) -> Any:
         """What was copied, once it is there. For the thread that reads: it blocks until the copies are done."""
-        for event in self._events:
+        for device, event in self._events:
+            # A thread begins with the first device of all, and would take memory of it.
+            torch.cuda.set_device(device)
             event.synchronize()
         return self._values
 
@@ -53,7 +55,7 @@ class Copier:
 
         found = copied(values)
         nbytes = sum(copy.numel() * copy.element_size() for copy in copies.values())
-        return HostCopy(nbytes, found, tuple(_event(stream) for stream in used.values()))
+        return HostCopy(nbytes, found, tuple((device, _event(stream)) for device, stream in used.items()))
 
     def _copied(self, tensor: torch.Tensor, used: dict[torch.device, torch.cuda.Stream]) -> torch.Tensor:
         if tensor.device.type != "cuda":
@@ -64,7 +66,7 @@ class Copier:
         if tensor.device not in used:
             used[tensor.device] = side
             side.wait_stream(torch.cuda.current_stream(tensor.device))
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
         with torch.cuda.stream(side):
             host.copy_(tensor, non_blocking=True)
         # The trainer may let go of the tensor at once: its memory is not to be used anew before it was read.

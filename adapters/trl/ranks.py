@@ -36,6 +36,8 @@ class Meeting:
 
     def __init__(self) -> None:
         self._number = next(_numbers)
+        self._others: dict[int, str] = {}
+        """Rank → the key under which it says that it has joined; known to rank 0 alone."""
 
     def recorder(self, accelerator: Any, start: int, record: Callable[[Joined | None], Recorder]) -> Recorder:
         """The recorder of this rank, which `record` makes: from what rank 0 says of this start, on rank 0 from None.
@@ -46,8 +48,19 @@ class Meeting:
             return record(None)
         store, key = _store(), f"unipo_hooks/{self._number}/{start}"
         if accelerator.process_index == 0:
+            self._others = {rank: f"{key}/{rank}" for rank in range(1, accelerator.num_processes)}
             return _tell(store, key, record)
-        return record(_hear(store, key))
+        recorder = record(_hear(store, key))
+        store.set(f"{key}/{accelerator.process_index}", "joined")
+        return recorder
+
+    def roll_call(self) -> None:
+        """Warn of ranks that never joined: their responses are in no bundle. For rank 0, when training has ended."""
+        store = _store()
+        missing = [str(rank) for rank, key in self._others.items() if store is not None and not store.check([key])]
+        if missing:
+            ranks = f"rank{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+            log.warning("unipo-hooks: nothing of %s was captured: make the callback on every rank", ranks)
 
 
 def _store() -> Any:

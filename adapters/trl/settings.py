@@ -160,8 +160,8 @@ def reward_weights(trainer: Any) -> torch.Tensor:
     for owner in (trainer, trainer.args):
         given = getattr(owner, "reward_weights", None)
         if given is not None:
-            return torch.as_tensor(given, dtype=torch.float32)
-    return torch.ones(len(getattr(trainer, "reward_funcs", ())))
+            return given if isinstance(given, torch.Tensor) else torch.tensor(given, device="cpu")
+    return torch.ones(len(getattr(trainer, "reward_funcs", ())), device="cpu")
 
 
 def reuses_rollouts(trainer: Any) -> bool:

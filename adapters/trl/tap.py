@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ from unipo_hooks.adapters.trl.translate import (
     micro_batch_tensors,
     rollout_tensors,
 )
+from unipo_hooks.adapters.trl.wrap import wrap
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout, Pending
 from unipo_hooks.schema import Kind
@@ -51,8 +53,15 @@ FUSED = (
 log = logging.getLogger("unipo_hooks")
 
 
+BEFORE = -1
+"""In place of the number of a start: responses were sampled while nobody captured this trainer."""
+
+
 class Sink(Protocol):
     """Where a tap delivers."""
+
+    def listens(self) -> bool:
+        """Whether the trainer still has the callback: a removed one gets no events, and wants no records."""
 
     def next_rollout(self, kind: Kind) -> tuple[int, int]:
         """Number of this start of capture, and of a new rollout in it."""
@@ -71,12 +80,14 @@ class Tap:
     """The wrapped methods of one trainer, and the little state that links them."""
 
     def __init__(self, trainer: Any, sink: Sink, guard: Guard) -> None:
-        self._trainer, self._sink, self._guard = trainer, sink, guard
+        self._reference, self._sink, self._guard = weakref.ref(trainer), sink, guard
         self._copier = Copier()
         self.closed = False
         """Whether the callback has moved on to another trainer; this one's methods then only pass through."""
         self._rows = f"unipo_rows_{id(self):x}"
         """Column of (start, rollout, row) in the generation batch. One a tap: a trainer may have two callbacks."""
+        self.generated = self.delivered = 0
+        """Rollouts that were made, and those of them that were handed over."""
         self._scored: Scored | None = None
         self._generating = False
         self._in_loss = False
@@ -87,17 +98,19 @@ class Tap:
         self._frame: FrameType | None = None
         """Of the trainer's own method that asked for log-probs last: of its loss, or of its generation."""
         self._told: set[str] = set()
-        for name, wrap in (
-            ("_generate_and_score_completions", self._wrap_generate),
-            ("_calculate_rewards", self._wrap_rewards),
-            ("_compute_loss", self._wrap_loss),
-            ("compute_liger_loss", self._wrap_fused_loss),
-            *((name, self._wrap_log_probs) for name in LOG_PROB_METHODS),
-        ):
-            original = getattr(trainer, name, None)
-            if original is not None:
-                setattr(trainer, name, wrap(original))
         self._knows_log_probs = any(hasattr(trainer, name) for name in LOG_PROB_METHODS)
+        for name, around in (
+            ("_generate_and_score_completions", self._around_generate),
+            ("_calculate_rewards", self._around_rewards),
+            ("_compute_loss", self._around_loss),
+            ("compute_liger_loss", self._around_fused_loss),
+            *((name, self._around_log_probs) for name in LOG_PROB_METHODS),
+        ):
+            wrap(trainer, name, around)
+
+    @property
+    def _trainer(self) -> Any:
+        return self._reference()
 
     @property
     def _kind(self) -> Kind:
@@ -107,10 +120,9 @@ class Tap:
         if not self.closed:
             self._guard(action)
 
-    def _wrap_rewards(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _around_rewards(self, original: Callable[..., Any]) -> Callable[..., Any]:
         parameters = inspect.signature(original)
 
-        @functools.wraps(original)
         def calculate_rewards(*args: Any, **kwargs: Any) -> Any:
             rewards = original(*args, **kwargs)
 
@@ -125,15 +137,18 @@ class Tap:
 
         return calculate_rewards
 
-    def _wrap_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
+    def _around_generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def generate_and_score_completions(*args: Any, **kwargs: Any) -> Any:
             self._generating = not (self.closed or self._guard.off)
             try:
                 batch = original(*args, **kwargs)
+            except BaseException:
+                self._frame = None
+                raise
             finally:
                 self._generating = False
-                frame, self._frame = self._frame, None
+            self.generated += 1
+            frame, self._frame = self._frame, None
             try:
                 self._ours(lambda: self._generated(args[0], batch, {} if frame is None else frame.f_locals))
             finally:
@@ -142,8 +157,7 @@ class Tap:
 
         return generate_and_score_completions
 
-    def _wrap_log_probs(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
+    def _around_log_probs(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def log_probs(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             if self._in_loss or self._generating:
@@ -152,8 +166,7 @@ class Tap:
 
         return log_probs
 
-    def _wrap_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
+    def _around_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             self._in_loss, self._model = not (self.closed or self._guard.off), model
             hooks: list[Any] = []
@@ -181,10 +194,9 @@ class Tap:
 
         return compute_loss
 
-    def _wrap_fused_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _around_fused_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Liger's, up to TRL 1.13: it computes log-probs in a kernel, and gives none of them."""
 
-        @functools.wraps(original)
         def compute_fused_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             loss = original(model, inputs, *args, **kwargs)
             self._ours(lambda: self._unseen(inputs, FUSED))
@@ -201,6 +213,8 @@ class Tap:
         self._frame = _caller("_compute_loss" if self._in_loss else "_generate_and_score_completions")
 
     def _generated(self, inputs: Any, batch: dict[str, Any], local: Mapping[str, Any]) -> None:
+        if not self._sink.listens():
+            return
         trainer, kind = self._trainer, self._kind
         if missing := [name for name in NEEDED_INPUTS if name not in batch]:
             raise CaptureError(f"the generation batch of {type(trainer).__name__} has no {' and no '.join(missing)}")
@@ -231,9 +245,15 @@ class Tap:
         )
         # On the CPU, where reading it back costs no synchronisation.
         batch[self._rows] = torch.stack(
-            [torch.full((rows,), start), torch.full((rows,), number), torch.arange(rows)], dim=1
+            [
+                torch.full((rows,), start, device="cpu"),
+                torch.full((rows,), number, device="cpu"),
+                torch.arange(rows, device="cpu"),
+            ],
+            dim=1,
         )
-        self._sink.rollout(Pending(CapturedRollout, copies.nbytes, lambda: describe(copies.wait())))
+        self._sink.rollout(Pending(CapturedRollout, kind, copies.nbytes, lambda: describe(copies.wait())))
+        self.delivered += 1
 
     def _computed(
         self, inputs: dict[str, Any], frame: FrameType | None, forwards: list[Forward], loss: torch.Tensor
@@ -256,15 +276,14 @@ class Tap:
             divisor=accumulation_after_loss(trainer, kind),
             lost=self._lost,
         )
-        record = Pending(CapturedMicroBatch, copies.nbytes, lambda: describe(copies.wait()))
+        record = Pending(CapturedMicroBatch, kind, copies.nbytes, lambda: describe(copies.wait()))
         self._sink.micro_batch(kind, rollout, record)
 
     def _identity(self, inputs: Mapping[str, Any]) -> Array | None:
         """(start, rollout, row) of each row of a micro-batch; None where they cannot be joined with a rollout."""
-        if self._rows not in inputs:
-            return None  # generated before capture was on
-        identity: Array = inputs[self._rows].numpy()
-        return None if self._sink.from_an_earlier_start(int(identity[0, 0])) else identity
+        identity: Array | None = inputs[self._rows].numpy() if self._rows in inputs else None
+        start = BEFORE if identity is None else int(identity[0, 0])
+        return None if self._sink.from_an_earlier_start(start) else identity
 
     def _unseen(self, inputs: Mapping[str, Any], why: str) -> None:
         """A loss was computed of which nothing can be read: its update is counted as lost."""
@@ -273,13 +292,14 @@ class Tap:
             raise CaptureError(why)
 
         if (identity := self._identity(inputs)) is not None:
-            self._sink.micro_batch(self._kind, int(identity[0, 1]), Pending(CapturedMicroBatch, 0, make))
+            kind = self._kind
+            self._sink.micro_batch(kind, int(identity[0, 1]), Pending(CapturedMicroBatch, kind, 0, make))
 
     def _lost(self, what: str) -> None:
         """Say once that something cannot be read of this trainer; the rest is captured."""
         if what not in self._told:
             self._told.add(what)
-            log.warning("unipo-hooks: %s: not captured: %s", type(self._trainer).__name__, what)
+            log.warning("%s%s: not captured: %s", self._guard.speaker, type(self._trainer).__name__, what)
 
 
 def logged_rewards(trainer: Any, rows: int) -> torch.Tensor | None:
@@ -291,7 +311,7 @@ def logged_rewards(trainer: Any, rows: int) -> torch.Tensor | None:
     columns, names = log.get("rewards", {}), trainer.reward_func_names
     if len(set(names)) < len(names) or any(len(columns.get(name, ())) < rows for name in names):
         return None
-    return torch.tensor([list(columns[name])[-rows:] for name in names], dtype=torch.float32).T
+    return torch.tensor([list(columns[name])[-rows:] for name in names], dtype=torch.float32, device="cpu").T
 
 
 def _caller(name: str) -> FrameType | None:

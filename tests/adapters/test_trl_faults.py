@@ -33,12 +33,13 @@ FOLDERS = tuple(str(Path(module.__file__).parent) for module in (unipo_hooks, un
 
 THIN = {
     # They call the trainer's own method and, guarded, one of ours.
-    "Tap._wrap_rewards.<locals>.calculate_rewards",
-    "Tap._wrap_generate.<locals>.generate_and_score_completions",
-    "Tap._wrap_log_probs.<locals>.log_probs",
-    "Tap._wrap_loss.<locals>.compute_loss",
-    "on_failure.<locals>.wrapped_train",
-    "on_failure.<locals>.wrapped_step",
+    "wrap.<locals>.method",
+    "Tap._around_rewards.<locals>.calculate_rewards",
+    "Tap._around_generate.<locals>.generate_and_score_completions",
+    "Tap._around_log_probs.<locals>.log_probs",
+    "Tap._around_loss.<locals>.compute_loss",
+    "on_failure.<locals>.around_train.<locals>.wrapped_train",
+    "on_failure.<locals>.around_step.<locals>.wrapped_step",
     "Tap._ours",
     # The walls themselves.
     "Guard.__call__",
@@ -91,11 +92,14 @@ def check_whole(path, lines, *, counted=True):
     assert [str(fault) for fault in verify(path) if fault.severity == "fault"] == []
     bundle = open_bundle(path)
     stored, lost = len(bundle.updates()), bundle.manifest.lost.updates
+    rollouts = len(bundle.rollouts()), bundle.manifest.lost.rollouts
     trained = json.loads((path / layout.MANIFEST).read_text())["header"]["totalSteps"]
     began = bundle.manifest.channels or lost
     assert not began or not counted or stored + lost == trained, (
         f"{stored} stored, {lost} counted as lost, {trained} trained: {lines}"
     )
+    if began and counted:
+        assert sum(rollouts) == trained // SETTINGS["num_iterations"], f"{rollouts} rollouts stored and lost: {lines}"
     assert lines or stored == trained
     assert bundle.manifest.status != "running" or not counted
     return stored
@@ -252,7 +256,8 @@ def test_a_disk_that_is_full_for_a_while_costs_what_came_meanwhile(
     callback = UnipoCallback(small_disk / "run")
     callbacks = [callback, At(6, fill), At(14, blocker.unlink)]
     slow = At(13, lambda: time.sleep(1.5))  # until the writing thread has met it
-    train(saved_model, tmp_path, [*callbacks, slow], max_steps=20)
+    without = train(saved_model, tmp_path, max_steps=20)
+    check_same(train(saved_model, tmp_path, [*callbacks, slow], max_steps=20), without)
     updates = open_bundle(callback.path).updates().column("update").to_pylist()
     print(f"updates on the disk: {updates}")
     assert updates[0] == 0 and updates[-1] == 19
@@ -317,7 +322,7 @@ def test_a_folder_deleted_mid_run_costs_the_bundle_and_no_more(saved_model, tmp_
 def test_a_queue_that_is_full_behind_a_slow_disk_drops_and_counts(saved_model, tmp_path, monkeypatch, caplog):
     hurried(monkeypatch)
     sync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.3), sync(descriptor)))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.03), sync(descriptor)))
     monkeypatch.setitem(Recorder.__init__.__kwdefaults__, "queue_bytes", 20_000)
     without = train(saved_model, tmp_path, max_steps=20)
     callback = UnipoCallback(tmp_path / "run")
@@ -337,5 +342,6 @@ def test_a_queue_that_blocks_loses_nothing_behind_a_slow_disk(saved_model, tmp_p
     monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.02), sync(descriptor)))
     monkeypatch.setitem(Recorder.__init__.__kwdefaults__, "queue_bytes", 20_000)
     callback = UnipoCallback(tmp_path / "run", on_full="block", strict=True)
-    train(saved_model, tmp_path, [callback], max_steps=12)
+    without = train(saved_model, tmp_path, max_steps=12)
+    check_same(train(saved_model, tmp_path, [callback], max_steps=12), without)
     assert check_whole(callback.path, said(caplog)) == 12

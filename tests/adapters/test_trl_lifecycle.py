@@ -330,10 +330,14 @@ class Frames(TrainerCallback):
 
     def __init__(self):
         self.alive = []
+        self.before = self.count()
+
+    def count(self):
+        frames = (o for o in gc.get_objects() if isinstance(o, FrameType))
+        return sum(frame.f_code.co_name in ("_compute_loss", "compute_loss") for frame in frames)
 
     def on_step_end(self, args, state, control, **_):
-        frames = (o for o in gc.get_objects() if isinstance(o, FrameType))
-        self.alive.append(sum(frame.f_code.co_name in ("_compute_loss", "compute_loss") for frame in frames))
+        self.alive.append(self.count() - self.before)
 
 
 def test_nothing_of_a_loss_is_kept_alive(saved_model, tmp_path):

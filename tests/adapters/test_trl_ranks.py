@@ -289,7 +289,7 @@ def test_info_counts_every_rank(runs):
     own = [json.loads((runs / "run" / name).read_text()) for name in (layout.MANIFEST, layout.rank_name(1))]
     assert bundle.manifest.cost.segment_bytes == sum(each["cost"]["segment_bytes"] for each in own)
     assert all(each["cost"]["segment_bytes"] > 0 and each["cost"]["hook_seconds"] > 0 for each in own)
-    assert "updates 6 captured of 6 seen" in said and "3 groups and 24 responses" in said
+    assert "updates 6 captured of 6 trained" in said and "3 groups and 24 responses" in said
     assert "ranks 2 attempts" in said and "lost nothing" in said
 
 

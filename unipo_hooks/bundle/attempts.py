@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +44,11 @@ def open_writer(path: Path, run: RunInfo, policy: CapturePolicy, joined: Joined 
         folder = claim_folder(path)
         if folder != path:
             log.warning("unipo-hooks: %s %s; this run goes to %s", taken, reason, folder)
-        return BundleWriter(folder, _new(run, policy), rank=run.rank)
+        try:
+            return BundleWriter(folder, _new(run, policy), rank=run.rank)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)  # claimed a moment ago, and of no use to the next run
+            raise
     except OSError as error:
         raise BundleError(f"cannot write to {path}: {error.strerror or error}") from error
 
@@ -127,9 +132,18 @@ def _of_this_run(path: Path, run: RunInfo) -> tuple[Path, Manifest] | None:
             manifest = Manifest.model_validate_json(text)
         except (OSError, ValueError):
             continue
-        if version_problem(json.loads(text)) is None and _is_of(manifest, run):
+        if version_problem(json.loads(text)) is None and _is_of(manifest, run) and _has_trained(candidate):
             newest = (candidate, manifest)
     return newest
+
+
+def _has_trained(folder: Path) -> bool:
+    """Whether a bundle has more than evaluations: these alone are not what a run resumes."""
+    try:
+        with (folder / layout.metrics_name(0)).open("rb") as lines:
+            return any(b'"kind":"eval"' not in line for line in lines)
+    except OSError:
+        return False
 
 
 def _is_of(manifest: Manifest, run: RunInfo) -> bool:

@@ -54,18 +54,22 @@ class BundleWriter:
         self.rank = rank
         self.attempt = manifest.attempts[-1].attempt
         (self._root / layout.SEGMENTS).mkdir(parents=True, exist_ok=True)
-        self._index = _LineFile(self._root / layout.index_name(rank))
-        self._metrics = _LineFile(self._root / layout.metrics_name(rank))
-        self._number = self._next_segment_number()
-        self.earlier = earlier or read_earlier(self._root, range(manifest.ranks))
         self._reserve = self._root / layout.reserve_name(rank)
-        self._keep_room()
-        self.write_manifest()
         self._segment: Segment | None = None
         self._pending: list[RolloutLine | UpdateLine] = []
         self._compression = UNKNOWN_COMPRESSION
         self.lost_rollouts: list[RolloutLine] = []
         """Rollouts of the last segment that could not be committed."""
+        with contextlib.ExitStack() as opened:
+            self._index = _LineFile(self._root / layout.index_name(rank))
+            opened.callback(self._index.close)
+            self._metrics = _LineFile(self._root / layout.metrics_name(rank))
+            opened.callback(self._metrics.close)
+            self._number = self._next_segment_number()
+            self.earlier = earlier or read_earlier(self._root, range(manifest.ranks))
+            self._keep_room()
+            self.write_manifest()
+            opened.pop_all()
 
     @property
     def start(self) -> Joined:
@@ -148,7 +152,8 @@ class BundleWriter:
         self.lost_rollouts = [line for line in lines if isinstance(line, RolloutLine)]
         self.count_lost(
             rollouts=len(self.lost_rollouts),
-            updates=sum(isinstance(line, UpdateLine) for line in lines),
+            updates=sum(isinstance(line, UpdateLine) and line.kind == "train" for line in lines),
+            evaluations=sum(isinstance(line, UpdateLine) and line.kind == "eval" for line in lines),
             tokens=segment.tokens,
             reason=reason,
         )
@@ -158,6 +163,7 @@ class BundleWriter:
         *,
         rollouts: int = 0,
         updates: int = 0,
+        evaluations: int = 0,
         tokens: int = 0,
         size: int = 0,
         reconciliations: int = 0,
@@ -169,6 +175,7 @@ class BundleWriter:
             lost=Lost(
                 rollouts=lost.rollouts + rollouts,
                 updates=lost.updates + updates,
+                evaluations=lost.evaluations + evaluations,
                 tokens=lost.tokens + tokens,
                 bytes=lost.bytes + size,
                 reconciliations=lost.reconciliations + reconciliations,
@@ -228,7 +235,11 @@ class _LineFile:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._end_at_whole_line()
+        try:
+            self._end_at_whole_line()
+        except OSError:
+            self.close()
+            raise
 
     def append(self, lines: Iterable[BaseModel], *, durable: bool) -> None:
         """Append whole lines; `durable` waits for the disk, without it they survive the process, not a power cut."""
@@ -239,7 +250,7 @@ class _LineFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if durable:
                 self.sync()
-        except OSError:
+        except Exception:
             os.ftruncate(self._descriptor, size)
             raise
 
