@@ -403,6 +403,9 @@ def test_the_end_of_training_waits_for_a_disk_that_takes_nothing_for_a_while_and
     monkeypatch.setattr(recorder_module, "STUCK_SECONDS", 0.5)
     recorder = Recorder(tmp_path / "run", records.run_info(), strict=strict)
     hand_over(recorder, 0, 1, 2)
+    evaluation = records.rollout(0, kind="eval")
+    recorder.rollout(evaluation)
+    recorder.update(records.update(0, evaluation, kind="eval"))  # is none of training's
     begin = time.monotonic()
     lost = f"{recorder.path} has taken nothing for 0 s. What waits for it is lost (3 updates, 1 MB)"
     if strict:

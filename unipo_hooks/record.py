@@ -55,8 +55,8 @@ class RunInfo:
 
     @property
     def speaker(self) -> str:
-        """What a message begins with, so that people know which of several ranks it is of."""
-        return f"unipo-hooks: rank {self.rank}: " if self.ranks > 1 else "unipo-hooks: "
+        """What a message of this run begins with."""
+        return speaker(self.rank, self.ranks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,6 +177,11 @@ class Pending(Generic[Record]):
     """Host memory it takes until then, in bytes."""
     make: Callable[[], Record]
     """Called once, on the writing thread; a CaptureError costs this record alone."""
+
+
+def speaker(rank: int, ranks: int) -> str:
+    """What a message begins with, so that people know which of several ranks it is of."""
+    return f"unipo-hooks: rank {rank}: " if ranks > 1 else "unipo-hooks: "
 
 
 def _total(arrays: Any) -> int:

@@ -189,7 +189,8 @@ class Recorder:
     def _waiting_updates(self) -> int:
         with self._changed:
             items = [*self._queue, *([] if self._item is None else [self._item])]
-        return sum((item.of if isinstance(item, Pending) else type(item)) is CapturedUpdate for item in items)
+        of_training = (item for item in items if isinstance(item, CapturedUpdate | Pending) and item.kind == "train")
+        return sum((item.of if isinstance(item, Pending) else type(item)) is CapturedUpdate for item in of_training)
 
     def _waiting_megabytes(self) -> int:
         return (self._waiting_bytes >> 20) + 1

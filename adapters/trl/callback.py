@@ -24,7 +24,7 @@ from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.algorithms import chosen, own, registered
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy, policy_from
-from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending, speaker
 from unipo_hooks.recorder import Recorder
 from unipo_hooks.schema import Joined, Kind
 from unipo_hooks.signals import unwatch, watch
@@ -221,6 +221,7 @@ class UnipoCallback(TrainerCallback):
             self._close("interrupted")
         self._reference = weakref.ref(trainer)
         self._name = type(trainer).__name__
+        self._guard.speaker = speaker(trainer.accelerator.process_index, trainer.accelerator.num_processes)
         self._tap = tap = Tap(trainer, self, self._guard)
         on_failure(trainer, lambda: None if tap.closed else self._guard.always(self._failed))
 
@@ -264,7 +265,6 @@ class UnipoCallback(TrainerCallback):
 
         def record(joined: Joined | None) -> Recorder:
             run = run_info(trainer, algorithm=self._algorithm, algorithms=own(), strict=self._strict)
-            self._guard.speaker = run.speaker
             strict, on_full = self._strict, self._on_full
             return Recorder(path, run, self._policy, strict=strict, on_full=on_full, joined=joined)
 
@@ -290,11 +290,12 @@ class UnipoCallback(TrainerCallback):
                 if self._speaks:
                     tqdm.write(f"unipo-hooks: interrupted; what came before is in {recorder.path}", file=sys.stderr)
 
-    def _close(self, status: Literal["finished", "interrupted"]) -> None:
+    def _close(self, status: Literal["finished", "interrupted"]) -> bool:
+        """Whether there was something to close, and the disk took it."""
         self._training = False
         try:
-            if (recorder := self._taken()) is not None:
-                recorder.close(status)
+            recorder = self._taken()
+            return recorder is not None and recorder.close(status)
         finally:
             unwatch(self)
 
@@ -343,8 +344,8 @@ class UnipoCallback(TrainerCallback):
         if not self._is_of(state):
             return
         recorder, trained = self._recorder, state.global_step - self._first_update
-        self._close("finished")
-        if recorder is not None and recorder.path.exists() and self._speaks:
+        written = self._close("finished")
+        if recorder is not None and written and recorder.path.exists() and self._speaks:
             lost = recorder.lost_updates
             number = f"{trained - lost} of {trained}" if lost else trained
             tqdm.write(f"unipo-hooks: {number} updates are in {recorder.path}", file=sys.stderr)

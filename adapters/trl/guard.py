@@ -25,7 +25,7 @@ class Guard:
         self.reason = ""
         """Why capture is off."""
         self.speaker = "unipo-hooks: "
-        """What a message begins with (`RunInfo.speaker`)."""
+        """What a message begins with (`record.speaker`)."""
         self._strict = strict
 
     def reset(self) -> None:

@@ -244,18 +244,17 @@ def log_probs_of(model, entry):
 
 
 def test_a_rank_that_cannot_be_captured_says_so_in_one_line_and_nobody_waits(runs):
-    off = "unipo-hooks: capture is off: {}. Training goes on."
+    off = "unipo-hooks: rank {}: capture is off: {}. Training goes on."
+    alone = "unipo-hooks: nothing of rank 1 was captured: make the callback on every rank"
     unwritable = f"cannot write to {runs / 'file' / 'run'}: Not a directory"
+    unheard = "rank 0 has not said within 0.3 s where the bundle is; make the callback on every rank"
     expected = {
-        "unwritable": [[off.format(unwritable)], [off.format(f"rank 0 captures nothing: {unwritable}")]],
-        "without_rank_1": [[], [off.format("ZeroDivisionError: division by zero")]],
-        "unheard": [
-            [],
-            [off.format("rank 0 has not said within 0.3 s where the bundle is; make the callback on every rank")],
-        ],
+        "unwritable": [[off.format(0, unwritable)], [off.format(1, f"rank 0 captures nothing: {unwritable}")]],
+        "without_rank_1": [[alone], [off.format(1, "ZeroDivisionError: division by zero")]],
+        "unheard": [[], [off.format(1, unheard)]],
         "no_store": [
             ["unipo-hooks: only rank 0 is captured: torch.distributed has no store that all ranks see"],
-            [off.format("torch.distributed has no store that all ranks see, so only rank 0 is captured")],
+            [off.format(1, "torch.distributed has no store that all ranks see, so only rank 0 is captured")],
         ],
     }
     assert {name: [run["heard"] for run in kept(runs, name)] for name in expected} == expected

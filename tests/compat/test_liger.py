@@ -37,4 +37,4 @@ def test_the_fused_loss_costs_the_updates_and_not_the_rollouts(saved_model, tmp_
     assert {"ids", "reward", "advantages", "old_log_probs"} <= set(bundle.manifest.channels)
     said = [record.getMessage() for record in caplog.records if record.name == "unipo_hooks"]
     assert "Liger's fused loss gives no log-probs: updates are not captured, rollouts are" in said[0]
-    assert len(said) == 2 and "4 updates and 0 rollouts are not in" in said[1]
+    assert len(said) == 2 and "4 updates are not in" in said[1]
