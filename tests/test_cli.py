@@ -94,9 +94,9 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_info_as_json(folder: Path) -> None:
     facts = json.loads(call("info", folder, "--json").stdout)
-    assert facts["updates"] == {"seen": 3, "captured": 3}
+    assert facts["updates"] == {"seen": 3, "captured": 3, "trained": 3, "superseded": 0}
     assert (facts["rollouts"], facts["groups"], facts["responses"]) == (2, 4, 6)
-    assert facts["tokens"] == {"rollout": 8, "update": 8}
+    assert facts["tokens"] == {"rollout": 8, "update": 8, "tool": 0}
     size = sum(path.stat().st_size for path in (folder / "segments").iterdir())
     assert (facts["segment_bytes"], facts["bytes_per_token"]) == (size, size / 8)
     assert facts["reward"] == {"first_tenth": 0.5, "last_tenth": 0.5}
@@ -127,9 +127,9 @@ def test_info_for_people(tmp_path: Path) -> None:
         r"trainer +trl 1\.16\.0, GRPOTrainer",
         r"algorithm +grpo, clip_eps 0\.2$",
         r"status +running, or killed, 3 of 1,200 updates so far",
-        r"updates +3 captured of 3 seen",
+        r"updates +3 captured of 5 trained",
         r"rollouts +2 captured, with 4 groups and 6 responses$",
-        r"tokens +8 sampled, 8 over all updates",
+        r"tokens +8 in responses, 8 over all updates",
         r"size +\S+ kB, \S+ bytes a token$",
         r"attempts +2 \(from update 0: interrupted, from update 3: running\)",
         r"sampling +every 2, max_bytes 1 GiB$",
@@ -140,6 +140,72 @@ def test_info_for_people(tmp_path: Path) -> None:
         assert re.search(rf"^{line}", text, re.MULTILINE), f"{line}\n{text}"
     assert "secret" not in text
     assert not re.search(r" $", text, re.MULTILINE)
+
+
+def info_row(folder: Path, label: str) -> str:
+    """What `info` says in a row, on one line."""
+    (value,) = re.findall(rf"^{label} +(.*)$", call("info", folder).stdout, re.MULTILINE)
+    return str(value)
+
+
+def test_updates_that_were_lost_were_trained_all_the_same(tmp_path: Path) -> None:
+    """Of lost ones the metrics may be there, or not even these."""
+    built = simple(tmp_path / "run")
+    built.metrics(3, {}, captured=True)
+    built.manifest.update(lost={"updates": 3, "reason": "the disk was full"})
+    assert info_row(built.write(), "updates") == "3 captured of 6 trained"
+    built.manifest["header"] |= {"totalSteps": 5}
+    assert info_row(built.write(), "updates") == "3 captured of 5 trained"
+
+
+def test_a_rank_that_wrote_nothing_is_named(tmp_path: Path) -> None:
+    built = Builder(tmp_path / "run", ranks=3)
+    rows = [response(0, [token(1)])]
+    for update in range(2):
+        for rank in (0, 2):
+            built.rollout(update, rows, rank=rank, groups=1).update(update, [(update, rows[0])], rank=rank)
+    folder = built.write()
+    assert info_row(folder, "lost") == "nothing that was counted, but there is nothing of rank 1 in 2 updates"
+    expected = "3; of 2 updates and 2 rollouts not every rank's part is there: rank 1 is missing"
+    assert info_row(folder, "ranks") == expected
+    assert json.loads(call("info", folder, "--json").stdout)["missing_ranks"] == {"1": 2}
+
+
+def test_tokens_of_tools_are_told_from_the_models(tmp_path: Path) -> None:
+    built = simple(tmp_path / "run")
+    built.manifest["channels"] = ["ids", "mask", "mask_reason"]
+    folder = built.write()
+    assert info_row(folder, "tokens") == "8 in responses, 7 of them the model's, 8 over all updates"
+    for path in (folder / "segments").glob("*.rollout_tokens.parquet"):
+        path.write_bytes(b"PAR1")
+    assert info_row(folder, "tokens") == "8 in responses, 8 over all updates"
+
+
+def test_updates_that_were_done_again_are_counted(tmp_path: Path) -> None:
+    built = simple(tmp_path / "run")
+    built.manifest["attempts"] = [attempt(0, status="interrupted"), attempt(1, first_update=2)]
+    expected = "2 (from update 0: interrupted, from update 2: finished; 1 update done again later and hidden)"
+    assert info_row(built.write(), "attempts") == expected
+
+
+def test_evaluations_are_batches(tmp_path: Path) -> None:
+    built = simple(tmp_path / "run")
+    built.metrics(0, {}, kind="eval")
+    assert info_row(built.write(), "evaluations") == "1 batch"
+    built.metrics(1, {}, kind="eval")
+    assert info_row(built.write(), "evaluations") == "2 batches"
+
+
+def test_an_algorithm_goes_by_what_can_be_looked_up(tmp_path: Path) -> None:
+    parts = {"gate": {"part": "ppo_clip"}, "aggregation": {"part": "token_mean"}}
+    spec = {"id": "trl.dapo_kl", "name": "dapo of TRL with a KL penalty", "parent": "dapo.trl", "parts": parts}
+    folder = Builder(tmp_path / "composed", algorithm=spec).write()
+    assert info_row(folder, "algorithm") == ("dapo of TRL with a KL penalty (see unipo-hooks algorithms show dapo.trl)")
+    assert call("algorithms", "show", "dapo.trl").exit_code == 0
+    folder = Builder(tmp_path / "shipped", algorithm=spec | {"id": "dapo.trl"}).write()
+    assert info_row(folder, "algorithm") == "dapo.trl"
+    folder = Builder(tmp_path / "own", algorithm=spec | {"id": "mine", "parent": "theirs"}).write()
+    assert info_row(folder, "algorithm") == "dapo of TRL with a KL penalty"
 
 
 def test_the_reward_is_that_of_the_first_and_last_tenth(tmp_path: Path) -> None:
@@ -177,7 +243,7 @@ def test_info_on_a_run_that_has_just_begun(tmp_path: Path) -> None:
     folder = Builder(tmp_path / "run", status="running").write()
     facts = json.loads(call("info", folder, "--json").stdout)
     assert (facts["bytes_per_token"], facts["reward"], facts["hook_ms_per_update"]) == (None, None, None)
-    assert "0 captured of 0 seen" in call("info", folder).stdout
+    assert "0 captured of 0 trained" in call("info", folder).stdout
 
 
 def test_text_of_a_run_is_neither_markup_nor_control(tmp_path: Path) -> None:

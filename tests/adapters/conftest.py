@@ -10,13 +10,14 @@ from trl_runs import TOKENIZER
 from unipo_hooks.examples.trl_grpo import small_llama
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_collections():
     """Trainers collect garbage when they begin: over all of torch and transformers it takes longer than a small run."""
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from unipo_hooks import UnipoCallback, open_bundle
 from unipo_hooks.bundle import layout, segment
 from unipo_hooks.bundle.verify import verify
 from unipo_hooks.recorder import Recorder, close_all
+from unipo_hooks.signals import unwatch
 
 SETTINGS = {"num_iterations": 2, "max_steps": 2, "cls": GRPOTrainer}
 FOLDERS = tuple(str(Path(module.__file__).parent) for module in (unipo_hooks, unipo_hooks.adapters))
@@ -169,6 +170,7 @@ def test_an_exception_in_any_function_of_ours_never_reaches_training(saved_model
     assert len(names) > 150
     functions = {}
     gc.unfreeze()  # what is frozen is not listed
+    gc.collect()
     objects = gc.get_objects()
     gc.freeze()
     for each in objects:
@@ -183,6 +185,7 @@ def test_an_exception_in_any_function_of_ours_never_reaches_training(saved_model
             with caplog.at_level(logging.WARNING, logger="unipo_hooks"):
                 raising(code, functions.get(code), lambda: result.update(train(saved_model, tmp_path, [callback])))  # noqa: B023
             close_all()  # as the end of the process does
+            unwatch(callback)
             check_same(result, untouched)
             lines = said(caplog)
             assert len([line for line in lines if "capture is off" in line and "Training goes on" in line]) <= 1, lines

@@ -77,7 +77,7 @@ def test_what_a_killed_run_did_after_its_checkpoint_is_hidden_once_it_is_resumed
     told = json.loads(subprocess.check_output([*command, "run", "--json"]))
     assert [attempt["first_update"] for attempt in told["attempts"]] == [0, number]
     shown = subprocess.check_output([*command, "run"], text=True, env=os.environ | {"COLUMNS": "200"})
-    assert f"2 (from update 0: interrupted, from update {number}: finished)" in shown
+    assert f"2 (from update 0: interrupted, from update {number}: finished" in shown
 
 
 def test_a_run_resumed_twice_and_from_an_older_checkpoint_shows_each_update_once(saved_model, killed):

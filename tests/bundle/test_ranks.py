@@ -48,6 +48,15 @@ def test_what_a_rank_lost_and_what_it_cost_is_added_to_the_manifest(tmp_path):
     assert sentences(path) == []
 
 
+def test_what_several_ranks_lost_of_the_same_updates_is_counted_once(tmp_path):
+    path = of_two_ranks(tmp_path, lost={"rollouts": 1, "updates": 4, "evaluations": 2, "tokens": 5, "bytes": 10})
+    manifest = json.loads((path / layout.MANIFEST).read_text())
+    manifest["lost"] = {"rollouts": 2, "updates": 4, "tokens": 7, "bytes": 1}
+    (path / layout.MANIFEST).write_text(json.dumps(manifest))
+    lost = open_bundle(path).manifest.lost
+    assert (lost.rollouts, lost.updates, lost.evaluations, lost.tokens, lost.bytes) == (2, 4, 2, 12, 11)
+
+
 @pytest.mark.parametrize(
     ("said", "together"),
     [

@@ -50,7 +50,7 @@ def test_a_copy_of_a_running_run_does_not_claim_to_be_running(new_page: OpenPage
     page = new_page()
     page.goto(exported.as_uri())
     ready(page)
-    assert page.inner_text("[data-testid=status]") == "copied while running"
+    assert page.inner_text("[data-testid=status]") == "running, or killed"
     assert page.locator("[data-testid=follow]").count() == 0
 
 

@@ -9,6 +9,9 @@ from unipo_hooks.bundle.files import Files, problem, reason, validate_hint
 from unipo_hooks.errors import BundleError
 from unipo_hooks.schema import Attempt, Cost, Lost, Manifest, RankFile
 
+SHARED = ("rollouts", "updates", "evaluations", "reconciliations")
+"""What all ranks take part in: several that lost one of them lost the same one."""
+
 
 def read_ranks(files: Files, manifest: Manifest) -> list[RankFile]:
     """What each rank above 0 of the manifest's run says. Raises BundleError where a file cannot be read."""
@@ -32,7 +35,8 @@ def read_ranks(files: Files, manifest: Manifest) -> list[RankFile]:
 def of_all_ranks(manifest: Manifest, others: Sequence[RankFile]) -> Manifest:
     """The manifest as if one rank had written all of it.
 
-    What was lost and written is added up; of the time in the hooks the largest counts, as ranks wait for each other.
+    Tokens and bytes are added up. Ranks share their rollouts and updates and wait for each other, so of those that were
+    lost, and of the time in the hooks, the largest counts.
     The run goes on while any rank of its newest attempt does.
     """
     if not others or not manifest.attempts:
@@ -58,9 +62,9 @@ def _noted(attempts: list[Attempt], others: Sequence[RankFile]) -> list[Attempt]
 def _lost(own: Lost, others: Sequence[RankFile]) -> Lost:
     reasons = [own.reason, *(f"rank {each.rank}: {each.lost.reason}" for each in others if each.lost.reason)]
     all_lost = [own, *(each.lost for each in others)]
-    counts = ("rollouts", "updates", "tokens", "bytes", "reconciliations")
     return Lost(
-        **{name: sum(getattr(each, name) for each in all_lost) for name in counts},
+        **{name: max(getattr(each, name) for each in all_lost) for name in SHARED},
+        **{name: sum(getattr(each, name) for each in all_lost) for name in ("tokens", "bytes")},
         reason="; ".join(filter(None, reasons)) or None,
     )
 

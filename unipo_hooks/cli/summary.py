@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unipo_hooks.algorithms import confirmations
+from unipo_hooks import algorithms
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.check_files import damaged_segments
-from unipo_hooks.bundle.files import validate_command
+from unipo_hooks.bundle.entries import Entries
+from unipo_hooks.bundle.files import Files, validate_command
+from unipo_hooks.bundle.tables import COLUMNS
 from unipo_hooks.cli.terminal import printable
 from unipo_hooks.errors import BundleError
+from unipo_hooks.schema import MetricsLine
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
 KEY_SETTINGS = ("clip_eps", "kl_coef", "group_size", "learning_rate", "loss_type", "num_iterations", "temperature")
 """Hyper-parameters shown to people, where the run has them; `--json` has them all."""
+
+TOOL = 1
+"""Value of the channel `mask_reason` for a token that a tool or environment wrote."""
 
 BYTES_A_TOKEN = "segment files ÷ captured tokens, each counted once for every update that trained on it"
 """What `bytes_per_token` means."""
@@ -35,6 +42,7 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
     size = segment_bytes(bundle)
     tokens = update_tokens or rollout_tokens
     seen = metrics.num_rows
+    incomplete = {"updates": _incomplete(updates, manifest), "rollouts": _incomplete(rollouts, manifest)}
     tenths = reward_by_tenth(bundle)
     return {
         "path": str(bundle.path),
@@ -43,18 +51,24 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
         "status": manifest.status,
         "header": manifest.header.model_dump(),
         "trainer": manifest.trainer.model_dump(include={"library", "version", "trainer_class"}),
-        "updates": {"seen": seen, "captured": updates.num_rows},
+        "updates": {
+            "seen": seen,
+            "captured": updates.num_rows,
+            "trained": _trained(bundle, seen, updates, incomplete["updates"]),
+            "superseded": bundle.metrics(superseded=True).num_rows - seen if len(manifest.attempts) > 1 else 0,
+        },
         "rollouts": rollouts.num_rows,
         "groups": _total(rollouts, "groups"),
         "responses": _total(rollouts, "responses"),
         "evaluations": bundle.metrics(kind="eval").num_rows,
-        "tokens": {"rollout": rollout_tokens, "update": update_tokens},
+        "tokens": {"rollout": rollout_tokens, "update": update_tokens, "tool": _tool_tokens(bundle)},
         "segment_bytes": size,
         "bytes_per_token": size / tokens if tokens else None,
         "bytes_per_token_means": BYTES_A_TOKEN,
         "channels": manifest.channels,
         "ranks": manifest.ranks,
-        "incomplete": {"updates": _incomplete(updates, manifest), "rollouts": _incomplete(rollouts, manifest)},
+        "incomplete": incomplete,
+        "missing_ranks": _missing_ranks(updates, manifest) if incomplete["updates"] else {},
         "attempts": [attempt.model_dump() for attempt in manifest.attempts],
         "policy": manifest.policy,
         "lost": manifest.lost.model_dump(),
@@ -76,25 +90,24 @@ def facts_table(facts: dict[str, Any]) -> Table:
     if hparams.get("loss_type", "").lower() == header["algorithm"].lower():  # once is enough
         hparams.pop("loss_type", None)
     settings = [f"{name} {value}" for name, value in hparams.items()]
-    name = facts["algorithm"]["id"] if facts["algorithm"] else header["algorithm"]
     rows = [
         ("run", " · ".join(filter(None, (header["task"], header["model_name"], header["dataset"])))),
         ("trainer", f"{trainer['library']} {trainer['version']}, {trainer['trainer_class']}"),
-        ("algorithm", ", ".join(filter(None, (name, *settings)))),
+        ("algorithm", ", ".join(filter(None, (_algorithm_name(facts), *settings)))),
         ("settings", "; ".join(facts["algorithm"]["notes"]) if facts["algorithm"] else ""),
         ("loss", _loss(facts)),
         ("status", _status(facts)),
-        ("updates", f"{updates['captured']:,} captured of {updates['seen']:,} seen"),
+        ("updates", f"{updates['captured']:,} captured of {updates['trained']:,} trained"),
         ("rollouts", f"{facts['rollouts']:,} captured, with {_count(facts['groups'], 'group')} and "
          f"{_count(facts['responses'], 'response')}"),
-        ("evaluations", f"{facts['evaluations']:,}" if facts["evaluations"] else ""),
-        ("tokens", f"{facts['tokens']['rollout']:,} sampled, {facts['tokens']['update']:,} over all updates"),
+        ("evaluations", _count(facts["evaluations"], "batch", "batches") if facts["evaluations"] else ""),
+        ("tokens", _tokens(facts["tokens"])),
         ("size", _size(facts)),
         ("damaged", _damaged(facts)),
         ("ranks", _ranks(facts)),
-        ("attempts", _attempts(facts["attempts"])),
+        ("attempts", _attempts(facts)),
         ("sampling", _sampling(facts["policy"])),
-        ("lost", _lost(facts["lost"])),
+        ("lost", _lost(facts)),
         ("cost", _cost(facts)),
         ("reward", _reward(facts)),
         ("reward", _unrewarded(facts)),
@@ -138,7 +151,7 @@ def demo_table(bundle: Bundle) -> Table:
     table = _grid()
     rewards = " ".join(f"{reward:.2f}".removeprefix("0") for reward in reward_by_tenth(bundle))
     table.add_row("reward by tenth of the run", rewards)
-    table.add_row("updates captured", f"{facts['updates']['captured']:,} of {facts['updates']['seen']:,}")
+    table.add_row("updates captured", f"{facts['updates']['captured']:,} of {facts['updates']['trained']:,}")
     table.add_row("tokens", f"{facts['tokens']['update']:,}")
     table.add_row("size", _size(facts))
     table.add_row("loss", _loss(facts))
@@ -180,16 +193,69 @@ def _ranks(facts: dict[str, Any]) -> str:
     parts = [
         _count(facts["incomplete"][name], name[:-1]) for name in ("updates", "rollouts") if facts["incomplete"][name]
     ]
-    missing = f"; of {' and '.join(parts)} not every rank's part is there" if parts else ""
-    return f"{facts['ranks']}{missing}"
+    if not parts:
+        return f"{facts['ranks']}"
+    who = (
+        ": " + " and ".join(f"rank {rank} is missing" for rank in facts["missing_ranks"])
+        if facts["missing_ranks"]
+        else ""
+    )
+    return f"{facts['ranks']}; of {' and '.join(parts)} not every rank's part is there{who}"
+
+
+def _missing_ranks(updates: Any, manifest: Manifest) -> dict[int, int]:
+    """In how many captured updates each rank is missing that should be there."""
+    missing: Counter[int] = Counter()
+    for row in updates.select(["attempt", "micro_batches"]).to_pylist():
+        there = {part["rank"] for part in row["micro_batches"]}
+        missing.update(set(range(manifest.ranks_of(row["attempt"]))) - there)
+    return dict(sorted(missing.items()))
+
+
+def _trained(bundle: Bundle, seen: int, updates: Any, incomplete: int) -> int:
+    """Updates the trainer made: those with metrics, and those that were lost before even these were written."""
+    lost = bundle.manifest.lost.updates
+    if not lost:
+        return seen
+    lines = Entries(Files(bundle.path), bundle.manifest).metrics("train", superseded=False)
+    announced = {line.update for line, _ in lines if isinstance(line, MetricsLine) and line.captured}
+    # Of these something is there: the metrics, or what another rank captured.
+    known = len(announced.difference(updates.column("update").to_pylist())) + incomplete
+    trained = seen + max(0, lost - known)
+    total = bundle.header.totalSteps
+    return max(seen, min(trained, total)) if total else trained
+
+
+def _tool_tokens(bundle: Bundle) -> int | None:
+    """Stored tokens of training that tools wrote into responses; None where their files cannot be read."""
+    if "mask_reason" not in bundle.manifest.channels:
+        return 0
+    files = Files(bundle.path)
+    columns = {name: COLUMNS[layout.ROLLOUT_TOKENS][name] for name in ("row", "mask_reason")}
+    found = 0
+    try:
+        for item in Entries(files, bundle.manifest).rollouts("train", superseded=False):
+            if item.line.tokens[1] > item.line.tokens[0]:
+                (rows,) = files.rows(item.line.segment, layout.ROLLOUT_TOKENS, [item.line.tokens], columns)
+                if "mask_reason" in rows.column_names:
+                    found += int(np.count_nonzero(rows["mask_reason"].to_numpy() == TOOL))
+    except BundleError:  # said under `damaged`
+        return None
+    return found
+
+
+def _tokens(tokens: dict[str, Any]) -> str:
+    rollout, tool = tokens["rollout"], tokens["tool"]
+    own = f", {rollout - tool:,} of them the model's" if tool else ""
+    return f"{rollout:,} in responses{own}, {tokens['update']:,} over all updates"
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def _status(facts: dict[str, Any]) -> str:
@@ -231,11 +297,13 @@ def _sampling(policy: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_short(value)}" for name, value in limits.items())
 
 
-def _attempts(attempts: list[dict[str, Any]]) -> str:
+def _attempts(facts: dict[str, Any]) -> str:
+    attempts, hidden = facts["attempts"], facts["updates"]["superseded"]
     if len(attempts) == 1:
         return "1"
     starts = ", ".join(f"from update {attempt['first_update']}: {attempt['status']}" for attempt in attempts)
-    return f"{len(attempts)} ({starts})"
+    done_again = f"; {_count(hidden, 'update')} done again later and hidden" if hidden else ""
+    return f"{len(attempts)} ({starts}{done_again})"
 
 
 def _algorithm(manifest: Manifest) -> dict[str, Any] | None:
@@ -245,10 +313,23 @@ def _algorithm(manifest: Manifest) -> dict[str, Any] | None:
     return {
         "id": spec.get("id"),
         "name": spec.get("name"),
-        "exact": bool(spec.get("exact")) and bool(confirmations(str(spec.get("id")))),
+        "parent": spec.get("parent"),
+        "exact": bool(spec.get("exact")) and bool(algorithms.confirmations(str(spec.get("id")))),
         "notes": [note for attempt in manifest.attempts for note in attempt.algorithm_notes],
         "registered": [each.get("id") for each in manifest.algorithms],
     }
+
+
+def _algorithm_name(facts: dict[str, Any]) -> str:
+    """The algorithm by a name `unipo-hooks algorithms show` knows, or by what it is and the nearest that it knows."""
+    spec = facts["algorithm"]
+    if spec is None:
+        return str(facts["header"]["algorithm"])
+    known = algorithms.ids()
+    if spec["id"] in known:
+        return str(spec["id"])
+    see = f" (see unipo-hooks algorithms show {spec['parent']})" if spec["parent"] in known else ""
+    return f"{spec['name'] or spec['id']}{see}"
 
 
 def _loss(facts: dict[str, Any]) -> str:
@@ -269,13 +350,17 @@ def _loss(facts: dict[str, Any]) -> str:
     )
 
 
-def _lost(lost: dict[str, Any]) -> str:
+def _lost(facts: dict[str, Any]) -> str:
+    lost = facts["lost"]
     parts = [_count(lost[name], name.removesuffix("s")) for name in ("rollouts", "updates", "tokens") if lost[name]]
+    if lost["evaluations"]:
+        parts.append(_count(lost["evaluations"], "evaluation batch", "evaluation batches"))
     if lost["bytes"]:
         parts.append(f"{_bytes(lost['bytes'])} of records")
-    if not parts:
-        return "nothing"
-    return ", ".join(parts) + (f": {lost['reason']}" if lost["reason"] else "")
+    if parts:
+        return ", ".join(parts) + (f": {lost['reason']}" if lost["reason"] else "")
+    missing = [f"rank {rank} in {_count(n, 'update')}" for rank, n in facts["missing_ranks"].items()]
+    return f"nothing that was counted, but there is nothing of {' and '.join(missing)}" if missing else "nothing"
 
 
 def _cost(facts: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import { buildIndex, rolloutKey } from "./index";
 import { parseLines } from "./lines";
 import type { Attempt } from "./types";
 
-const ONCE: Attempt[] = [{ attempt: 0, started: "", first_update: 0, status: "finished" }];
+const ONCE: Attempt[] = [{ attempt: 0, started: "", first_update: 0, status: "finished", ranks: null }];
 
 function lines(...objects: object[]): string {
   return objects.map((object) => `${JSON.stringify(object)}\n`).join("");
@@ -102,8 +102,8 @@ describe("buildIndex", () => {
 
 describe("superseded attempts", () => {
   const attempts: Attempt[] = [
-    { attempt: 0, started: "", first_update: 0, status: "interrupted" },
-    { attempt: 1, started: "", first_update: 2, status: "finished" },
+    { attempt: 0, started: "", first_update: 0, status: "interrupted", ranks: null },
+    { attempt: 1, started: "", first_update: 2, status: "finished", ranks: null },
   ];
   const first = [0, 1, 2, 3].map((u) => update(u, { rollouts: [u] }));
   const second = [2, 3, 4].map((u) => update(u, { attempt: 1, rollouts: [u] }));

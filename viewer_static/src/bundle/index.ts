@@ -23,7 +23,7 @@ export interface RunIndex {
   updates: Record<Kind, CapturedUpdate[]>;
   /** The metrics of every update, captured or not, in order. */
   metrics: Record<Kind, UpdateMetrics[]>;
-  /** Captured entries hidden because a later attempt did them again. */
+  /** Updates of training that are hidden because a later attempt did them again, captured or not. */
   superseded: number;
   /** When the newest line was written, in seconds since 1970; 0 without any. */
   newest: number;
@@ -90,7 +90,9 @@ export function buildIndex(files: LineFiles, attempts: readonly Attempt[]): RunI
     rollouts,
     updates: { train: mergeUpdates(visible, "train"), eval: mergeUpdates(visible, "eval") },
     metrics: { train: mergeMetrics(shown, logged, "train"), eval: mergeMetrics(shown, logged, "eval") },
-    superseded: updates.length - visible.length,
+    superseded: new Set(
+      [...updates, ...metrics].filter((x) => x.kind === "train" && superseded(x)).map((x) => `${x.attempt}:${x.update}`),
+    ).size,
     newest,
     faults,
   };

@@ -54,6 +54,7 @@ export function updateLine(raw: Record<string, unknown>): UpdateLine {
     segment: String(raw.segment ?? ""),
     responses: span(raw.responses),
     tokens: span(raw.tokens),
+    time: number(raw.time),
   };
 }
 

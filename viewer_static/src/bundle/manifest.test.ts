@@ -30,10 +30,10 @@ describe("ofAllRanks", () => {
   );
   const said = (more: object) => JSON.stringify({ created: "now", attempt: 0, status: "finished", ...more });
 
-  it("adds what other ranks lost and measured", () => {
-    const lost = { updates: 2, rollouts: 1, reason: "the queue was full" };
-    const all = ofAllRanks(manifest, ["", said({ lost, channels: ["ids", "entropies"] })]);
-    expect(all.lost).toEqual({ rollouts: 1, updates: 3, tokens: 0, reason: "rank 2: the queue was full" });
+  it("adds tokens and channels of other ranks; updates that several lost are the same ones", () => {
+    const lost = { updates: 2, rollouts: 1, tokens: 7, reason: "the queue was full" };
+    const all = ofAllRanks(manifest, [said({ lost: { updates: 2, tokens: 5 } }), said({ lost, channels: ["ids", "entropies"] })]);
+    expect(all.lost).toEqual({ rollouts: 1, updates: 2, evaluations: 0, tokens: 12, reason: "rank 2: the queue was full" });
     expect(all.channels).toEqual(["ids", "entropies"]);
     expect(manifest.lost.updates).toBe(1);
   });

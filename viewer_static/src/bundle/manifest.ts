@@ -28,6 +28,7 @@ export function parseManifest(text: string): Manifest {
   const header = record(raw.header);
   const trainer = record(raw.trainer);
   const lost = record(raw.lost);
+  const groupSize = record(header.hparams).group_size;
   return {
     version,
     created: string(raw.created),
@@ -38,6 +39,7 @@ export function parseManifest(text: string): Manifest {
       algorithm: string(header.algorithm),
       model_name: string(header.model_name),
       totalSteps: typeof header.totalSteps === "number" ? header.totalSteps : null,
+      group_size: typeof groupSize === "number" ? groupSize : null,
     },
     trainer: { library: string(trainer.library), version: string(trainer.version) },
     ranks: Math.max(1, number(raw.ranks, 1)),
@@ -47,6 +49,7 @@ export function parseManifest(text: string): Manifest {
     lost: {
       rollouts: number(lost.rollouts, 0),
       updates: number(lost.updates, 0),
+      evaluations: number(lost.evaluations, 0),
       tokens: number(lost.tokens, 0),
       reason: typeof lost.reason === "string" ? lost.reason : null,
     },
@@ -55,7 +58,8 @@ export function parseManifest(text: string): Manifest {
 
 /**
  * The manifest as if one rank had written all of it: it speaks of rank 0 alone. `texts` are the `rank.r1.json` and so on
- * of the others, those of another run are passed over.
+ * of the others, those of another run are passed over. Ranks share their rollouts and updates: of those that were lost the
+ * largest number counts.
  */
 export function ofAllRanks(manifest: Manifest, texts: readonly string[]): Manifest {
   const newest = manifest.attempts.at(-1)?.attempt ?? 0;
@@ -69,7 +73,10 @@ export function ofAllRanks(manifest: Manifest, texts: readonly string[]): Manife
     }
     if (raw.created !== manifest.created) return;
     const lost = record(raw.lost);
-    for (const name of ["rollouts", "updates", "tokens"] as const) all.lost[name] += number(lost[name], 0);
+    for (const name of ["rollouts", "updates", "evaluations"] as const) {
+      all.lost[name] = Math.max(all.lost[name], number(lost[name], 0));
+    }
+    all.lost.tokens += number(lost.tokens, 0);
     if (typeof lost.reason === "string") {
       all.lost.reason = [all.lost.reason, `rank ${index + 1}: ${lost.reason}`].filter(Boolean).join("; ");
     }
@@ -91,6 +98,7 @@ function attempt(value: unknown): Attempt {
     started: string(raw.started),
     first_update: number(raw.first_update, 0),
     status: status(raw.status),
+    ranks: typeof raw.ranks === "number" ? raw.ranks : null,
   };
 }
 

@@ -52,7 +52,7 @@ const INDEX = buildIndex(
     ],
     metrics: [],
   },
-  [{ attempt: 0, started: "", first_update: 0, status: "finished" }],
+  [{ attempt: 0, started: "", first_update: 0, status: "finished", ranks: null }],
 );
 const [FIRST] = INDEX.updates.train;
 if (!FIRST) throw new Error("the index holds an update");

@@ -49,6 +49,8 @@ export interface StepGroup {
   responses: StepResponse[];
   /** All passes of the responses, in their order. */
   passes: Pass[];
+  /** The ranks that wrote its rollout. */
+  ranks: number[];
   /** Responses of this group that are in the update. */
   inUpdate: number;
   mean: number;
@@ -81,11 +83,13 @@ export async function loadStep(update: CapturedUpdate, index: RunIndex, segments
   );
   const groups = new Map<string, StepGroup>();
   for (const number of update.rollouts) {
-    for (const line of index.rollouts.get(rolloutKey(update.kind, update.attempt, number)) ?? []) {
+    const lines = index.rollouts.get(rolloutKey(update.kind, update.attempt, number)) ?? [];
+    const ranks = lines.map((line) => line.rank);
+    for (const line of lines) {
       for (const group of await readRollout(line, measured.get(line.rank) ?? null, segments)) {
         const known = groups.get(group.key);
         if (known) known.responses.push(...group.responses);
-        else groups.set(group.key, group);
+        else groups.set(group.key, { ...group, ranks });
       }
     }
   }
@@ -187,6 +191,7 @@ async function readRollout(
         aliases: line.aliases,
         responses: [],
         passes: [],
+        ranks: [line.rank],
         inUpdate: 0,
         mean: NaN,
         std: NaN,

@@ -14,6 +14,8 @@ export interface Attempt {
   started: string;
   first_update: number;
   status: Status;
+  /** Processes that trained together in it; `null` where as many as the manifest says. */
+  ranks: number | null;
 }
 
 export interface Manifest {
@@ -27,13 +29,15 @@ export interface Manifest {
     algorithm: string;
     model_name: string;
     totalSteps: number | null;
+    /** Responses to a prompt, in training; `null` where that is not known. */
+    group_size: number | null;
   };
   trainer: { library: string; version: string };
   ranks: number;
   channels: string[];
   reward_names: string[];
   attempts: Attempt[];
-  lost: { rollouts: number; updates: number; tokens: number; reason: string | null };
+  lost: { rollouts: number; updates: number; evaluations: number; tokens: number; reason: string | null };
 }
 
 export interface RolloutLine {
@@ -62,6 +66,8 @@ export interface UpdateLine {
   segment: string;
   responses: Span;
   tokens: Span;
+  /** When it was written, in seconds since 1970. */
+  time: number;
 }
 
 /** `[sum, count, sum of squares]` of a metric on one rank. */

@@ -1,5 +1,7 @@
 /** What the Step Inspector knows of a group's channels. */
+import { missingRanks } from "../bundle/missing";
 import type { Pass, Step, StepGroup } from "../bundle/step";
+import type { Manifest } from "../bundle/types";
 import { valuesOf } from "../channels";
 
 /** Values of a channel for a pass's tokens; a value a response has as a whole is that of each of its tokens. */
@@ -35,4 +37,11 @@ export function storedChannels(step: Step, group: StepGroup): Set<string> {
     if (!Number.isNaN(response.isWeight)) stored.add("is_weights");
   }
   return stored;
+}
+
+/** What ranks that wrote nothing of a group's rollout leave open: these ranks, and how many responses there would be. */
+export function lacking(manifest: Manifest | null, step: Step, group: StepGroup): { ranks: number[]; of: number | null } {
+  const of = step.update.kind === "train" ? (manifest?.header.group_size ?? null) : null;
+  const whole = !manifest || (of !== null && group.responses.length >= of);
+  return { ranks: whole ? [] : missingRanks(manifest, step.update.attempt, group.ranks), of };
 }
