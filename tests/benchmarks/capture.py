@@ -194,6 +194,7 @@ def in_all_settings() -> Table:
     table = Table(title="In many settings: the small model, 64 × 4 tokens", caption="the bar is 1 ms an update")
     for column in ("setting", "step ms", "hooks ms/update", "writer CPU ms/update"):
         table.add_column(column, justify="left" if column == "setting" else "right")
+    measure(tiny, 2, capture=True)  # imports, caches
     for name, settings in track(SETTINGS.items(), "settings", console=Console(stderr=True), transient=True):
         clock, (cost, updates) = measure(partial(tiny, **settings), 100, capture=True)
         spent = (1e3 * each / updates for each in (cost.hook_seconds, cost.writer_cpu_seconds))
