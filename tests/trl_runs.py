@@ -5,7 +5,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from unipo_hooks.examples.trl_grpo import SUMS, digit_tokenizer, exact
+from unipo_hooks.examples.trl_grpo import SUMS, digit_tokenizer, exact, small_llama
 
 TOKENIZER = digit_tokenizer()
 DATASET = Dataset.from_dict({"prompt": [f"{a}+{b}=" for a, b in SUMS], "answer": [str(a + b) for a, b in SUMS]})
@@ -90,26 +90,37 @@ class WatchedTrainer(Watched, GRPOTrainer):
     """A real GRPOTrainer, watched."""
 
 
+QUICK = {
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 5,
+    "max_steps": 4,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "activation_checkpointing": False,
+    "disable_tqdm": True,
+    "seed": 0,
+}
+"""Settings of a run that takes a moment."""
+
+
+def save_small_model(folder):
+    """A small model in a folder: the reference model of beta > 0 is loaded by path."""
+    torch.manual_seed(0)
+    small_llama(TOKENIZER).save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return folder
+
+
 def trainer_for(
     saved_model, tmp_path, *, callbacks=(), cls=WatchedTrainer, config=GRPOConfig, rewards=(exact, length), **settings
 ):
     model = AutoModelForCausalLM.from_pretrained(saved_model)
-    defaults = {
-        "output_dir": str(tmp_path / "out"),
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 5,
-        "max_steps": 4,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "disable_tqdm": True,
-        "seed": 0,
-    }
+    defaults = {"output_dir": str(tmp_path / "out")} | QUICK
     return cls(
         model,
         reward_funcs=list(rewards),

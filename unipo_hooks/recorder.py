@@ -22,7 +22,7 @@ from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy
 from unipo_hooks.record import CapturedRollout, CapturedUpdate, Pending, RunInfo
 from unipo_hooks.schema import Earlier, Joined, Kind
-from unipo_hooks.session import Checkpoint, Expected, Item, Missed, Session, TrainerLog
+from unipo_hooks.session import Checkpoint, Expected, Item, Missed, Session, TrainerLog, count
 
 QUEUE_BYTES = 512 << 20
 """Host memory that records may take while they wait for the disk."""
@@ -68,7 +68,7 @@ class Recorder:
     ) -> None:
         self.policy = policy or CapturePolicy()
         self._strict, self._block, self._queue_bytes = strict, on_full == "block", queue_bytes
-        self._closing = False
+        self._speaker, self._closing = run.speaker, False
         if run.first_update:  # the start before may still write to the bundle that this one goes on with
             _hurry([other for other in tuple(_live) if other._closing and other._is_at(path)])
         writer = open_writer(Path(path), run, self.policy, joined)
@@ -162,7 +162,7 @@ class Recorder:
         self.end(status)
         self._thread.join(NOTICE_SECONDS)
         if self._thread.is_alive():
-            log.warning("unipo-hooks: writing the last %d MB to %s", self._waiting_megabytes(), self.path)
+            log.warning("%swriting the last %d MB to %s", self._speaker, self._waiting_megabytes(), self.path)
         done = -1
         while self._thread.is_alive() and done != self._done:
             done = self._done
@@ -175,7 +175,7 @@ class Recorder:
                 f"({self._waiting_updates()} updates, {self._waiting_megabytes()} MB), unless it answers before the "
                 "process ends"
             )
-            log.warning("unipo-hooks: %s.", failure)
+            log.warning("%s%s.", self._speaker, failure)
         if self._strict and failure is not None:
             raise CaptureError(failure)
         return not self._given_up
@@ -189,8 +189,7 @@ class Recorder:
     def _waiting_updates(self) -> int:
         with self._changed:
             items = [*self._queue, *([] if self._item is None else [self._item])]
-        of_training = (item for item in items if isinstance(item, CapturedUpdate | Pending) and item.kind == "train")
-        return sum((item.of if isinstance(item, Pending) else type(item)) is CapturedUpdate for item in of_training)
+        return sum(count(item)["updates"] for item in items)
 
     def _waiting_megabytes(self) -> int:
         return (self._waiting_bytes >> 20) + 1
@@ -244,7 +243,7 @@ class Recorder:
                 else:
                     self._session.idle()
             except BaseException as error:  # a part of the user's own may even exit
-                self._session.abandon(_contained(error), item)
+                self._session.abandon(error, item)
             with self._changed:
                 self._item = None
                 if item is not None:
@@ -264,7 +263,7 @@ class Recorder:
             self._item, self._waiting_bytes = None, 0
             self._queue.clear()
             self._changed.notify_all()
-        self._session.abandon(_contained(error))
+        self._session.abandon(error)
         for item in left:
             self._session.lose(item, self._session.failure or "they could not be written")
         self._session.finish()
@@ -287,12 +286,7 @@ def _hurry(recorders: list[Recorder]) -> None:
     for recorder in recorders:
         recorder._thread.join(max(0.0, deadline - time.monotonic()))
         if recorder._thread.is_alive():
-            log.warning("unipo-hooks: %s does not take what is left of this run: it is lost", recorder.path)
-
-
-def _contained(error: BaseException) -> Exception:
-    """The error as one that ends capture and not the thread."""
-    return error if isinstance(error, Exception) else RuntimeError(repr(error)).with_traceback(error.__traceback__)
+            log.warning("%s%s does not take what is left of this run: it is lost", recorder._speaker, recorder.path)
 
 
 atexit.register(close_all)

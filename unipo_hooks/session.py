@@ -112,13 +112,13 @@ class Session:
     def process(self, item: Item) -> None:
         """Do one record; whatever fails is contained."""
         if self._off or not self._contained(lambda: self._dispatch(item.make() if isinstance(item, Pending) else item)):
-            self._contained(lambda: self._writer.count_lost(**_count(item), reason=self.failure))
+            self._contained(lambda: self._writer.count_lost(**count(item), reason=self.failure))
             if isinstance(item, Pending) and item.of is CapturedUpdate:
                 self._forget()
 
     def lose(self, item: Item, reason: str) -> None:
         """Count a record that will not be written."""
-        self._writer.count_lost(**_count(item), reason=reason)
+        self._writer.count_lost(**count(item), reason=reason)
 
     def _forget(self) -> None:
         """An update could not be made: let go of all rollouts but the newest, as no update to come is of them."""
@@ -139,14 +139,14 @@ class Session:
         for action in (self._end_attempt, self._write_manifest, self._writer.close, self._tell_lost):
             self._contained(action)
 
-    def abandon(self, error: Exception, item: Item | None = None) -> None:
+    def abandon(self, error: BaseException, item: Item | None = None) -> None:
         """Do nothing more after an error that was not to be: a defect of ours. `item` is lost by it."""
         self._off = True
         self._fail(
             f"capture is off after an unexpected error ({type(error).__name__}: {error}), please report it", error
         )
         if item is not None:
-            self._writer.count_lost(**_count(item), reason=self.failure)
+            self._writer.count_lost(**count(item), reason=self.failure)
 
     def _end_attempt(self) -> None:
         attempts = end_attempt(self._writer.manifest.attempts, status=self.final_status)
@@ -172,7 +172,7 @@ class Session:
                 self._run.speaker,
                 self._writer.path,
             )
-        for name, number in _count(item).items():
+        for name, number in count(item).items():
             self._dropped[name] += number
 
     def _contained(self, action: Callable[[], None]) -> bool:
@@ -193,7 +193,7 @@ class Session:
             return True
         return False
 
-    def _fail(self, message: str, error: Exception | None = None) -> None:
+    def _fail(self, message: str, error: BaseException | None = None) -> None:
         if self.failure is None:
             log.warning("%s%s; what is lost is counted. Training goes on.", self._run.speaker, message, exc_info=error)
         self.failure = self.failure or message
@@ -218,7 +218,7 @@ class Session:
                 self._run = replace(self._run, header=header)
                 self._writer.update_manifest(header=header)
             case Missed():
-                self._writer.count_lost(**_count(item), reason=item.reason)
+                self._writer.count_lost(**count(item), reason=item.reason)
             case Checkpoint():
                 self._contained(self._commit)
         self._contained(self._commit_if_due)
@@ -268,11 +268,11 @@ class Session:
         live, kept = self._rollouts[update.kind], self._kept[update.kind]
         self._hook_seconds += update.hook_seconds
         if not update.micro_batches:
-            self._writer.count_lost(**_count(update), reason="sampled before this start of training")
+            self._writer.count_lost(**count(update), reason="sampled before this start of training")
             return
         if missing := [number for number in update.rollouts if number not in live]:
             # Without its rollout nothing can be said of an update.
-            self._writer.count_lost(**_count(update), reason=f"rollout {missing[0]} was dropped")
+            self._writer.count_lost(**count(update), reason=f"rollout {missing[0]} was dropped")
             return
         captured = any(number in kept for number in update.rollouts)
         head: dict[str, Any] = {
@@ -406,7 +406,7 @@ class Session:
             self._writer.update_manifest(channels=[name for name in CHANNELS if name in known or name in names])
 
 
-def _count(item: Item) -> dict[str, int]:
+def count(item: Item) -> dict[str, int]:
     """A record as the manifest counts what is lost."""
     of = item.of if isinstance(item, Pending) else type(item)
     evaluated = isinstance(item, Pending | CapturedUpdate) and item.kind == "eval"

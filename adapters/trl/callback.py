@@ -19,10 +19,9 @@ from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.locate import beyond_verified, find_trainer, why_not
 from unipo_hooks.adapters.trl.ranks import Meeting
 from unipo_hooks.adapters.trl.settings import divided_by, run_info
-from unipo_hooks.adapters.trl.tap import Tap
+from unipo_hooks.adapters.trl.tap import Tap, unreadable
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.algorithms import chosen, own, registered
-from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy, policy_from
 from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending, speaker
 from unipo_hooks.recorder import Recorder
@@ -220,7 +219,6 @@ class UnipoCallback(TrainerCallback):
             self._tap.closed = True
             self._close("interrupted")
         self._reference = weakref.ref(trainer)
-        self._name = type(trainer).__name__
         self._guard.speaker = speaker(trainer.accelerator.process_index, trainer.accelerator.num_processes)
         self._tap = tap = Tap(trainer, self, self._guard)
         on_failure(trainer, lambda: None if tap.closed else self._guard.always(self._failed))
@@ -326,11 +324,9 @@ class UnipoCallback(TrainerCallback):
         micro_batches, self._micro_batches = self._micro_batches, []
         stale, self._stale = self._stale, False
         if not (stale or micro_batches):
-            micro_batches = [(self._newest_rollout, Pending(CapturedMicroBatch, "train", 0, self._unseen))]
+            why = f"{type(self._trainer).__name__} trained without its _compute_loss, so that updates cannot be read"
+            micro_batches = [(self._newest_rollout, unreadable("train", why))]
         self._hand_over("train", state.global_step - 1, state.global_step, [] if stale else micro_batches)
-
-    def _unseen(self) -> CapturedMicroBatch:
-        raise CaptureError(f"{self._name} trained without its _compute_loss, so that updates cannot be read")
 
     def _saved(self, state: TrainerState) -> None:
         if self._recorder is not None and self._is_of(state):

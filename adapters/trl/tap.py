@@ -287,19 +287,23 @@ class Tap:
 
     def _unseen(self, inputs: Mapping[str, Any], why: str) -> None:
         """A loss was computed of which nothing can be read: its update is counted as lost."""
-
-        def make() -> CapturedMicroBatch:
-            raise CaptureError(why)
-
         if (identity := self._identity(inputs)) is not None:
-            kind = self._kind
-            self._sink.micro_batch(kind, int(identity[0, 1]), Pending(CapturedMicroBatch, kind, 0, make))
+            self._sink.micro_batch(self._kind, int(identity[0, 1]), unreadable(self._kind, why))
 
     def _lost(self, what: str) -> None:
         """Say once that something cannot be read of this trainer; the rest is captured."""
         if what not in self._told:
             self._told.add(what)
             log.warning("%s%s: not captured: %s", self._guard.speaker, type(self._trainer).__name__, what)
+
+
+def unreadable(kind: Kind, why: str) -> Pending[CapturedMicroBatch]:
+    """In place of a micro-batch that cannot be read: its update is counted as lost, and `why` is said."""
+
+    def make() -> CapturedMicroBatch:
+        raise CaptureError(why)
+
+    return Pending(CapturedMicroBatch, kind, 0, make)
 
 
 def logged_rewards(trainer: Any, rows: int) -> torch.Tensor | None:

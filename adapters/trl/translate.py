@@ -63,7 +63,6 @@ LOCALS = (*UPDATE_CHANNELS, *POLICY_MASKS, "per_token_loss", "entropy_loss", "ap
 LOG_PROBS = ("old_log_probs", "ref_log_probs")
 """Channels of the rollout TRL writes as 0 where attention is masked, which would read as probability 1."""
 
-
 _EMBEDDED = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,[A-Za-z0-9+/=]+")
 """An image inside a URL: hundreds of kilobytes of text."""
 

@@ -3,11 +3,8 @@
 import gc
 
 import pytest
-import torch
 from processes import Processes
-from trl_runs import TOKENIZER
-
-from unipo_hooks.examples.trl_grpo import small_llama
+from trl_runs import save_small_model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,11 +19,7 @@ def quick_collections():
 
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    small_llama(TOKENIZER).save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return folder
+    return save_small_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

@@ -258,9 +258,9 @@ def test_a_disk_that_is_full_for_a_while_costs_what_came_meanwhile(
 
     callback = UnipoCallback(small_disk / "run")
     callbacks = [callback, At(6, fill), At(14, blocker.unlink)]
-    slow = At(13, lambda: time.sleep(1.5))  # until the writing thread has met it
+    met = At(13, lambda: callback._recorder.flush())  # the writing thread has met the full disk
     without = train(saved_model, tmp_path, max_steps=20)
-    check_same(train(saved_model, tmp_path, [*callbacks, slow], max_steps=20), without)
+    check_same(train(saved_model, tmp_path, [*callbacks, met], max_steps=20), without)
     updates = open_bundle(callback.path).updates().column("update").to_pylist()
     print(f"updates on the disk: {updates}")
     assert updates[0] == 0 and updates[-1] == 19

@@ -16,6 +16,7 @@ from small_models import CHATS, add, chat_llama, chat_tokenizer, image_processor
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer, chat_template_utils
 from trl_numbers import KeptTrainer, compare, identical
+from trl_runs import QUICK
 from vllm_stub import sampler
 
 from unipo_hooks import UnipoCallback, open_bundle
@@ -49,23 +50,11 @@ def train(tmp_path):
     def trained(model, *, cls=KeptTrainer, capture=True, rewards=(said,), dataset=QUESTIONS, tools=None, **settings):
         callback = UnipoCallback(tmp_path / "run", strict=True)
         of_trainer = {key: settings.pop(key) for key in ("environment_factory", "rollout_func") if key in settings}
-        defaults = {
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 8,
-            "num_generations": 4,
-            "num_iterations": 2,
-            "max_completion_length": 96,
-            "max_steps": 3,
-            "learning_rate": 1e-3,
-            "logging_steps": 1,
-            "report_to": "none",
-            "save_strategy": "no",
-            "use_cpu": True,
-            "bf16": False,
-            "activation_checkpointing": False,
-            "disable_tqdm": True,
-            "seed": 0,
-        }
+        defaults = (
+            QUICK
+            | {"output_dir": str(tmp_path / "out")}
+            | {"num_iterations": 2, "max_completion_length": 96, "max_steps": 3}
+        )
         tokenizer = settings.pop("tokenizer", chat_tokenizer())
         trainer = cls(
             model if isinstance(model, torch.nn.Module) else AutoModelForCausalLM.from_pretrained(model),

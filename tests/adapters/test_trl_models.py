@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 from trl_numbers import KeptTrainer, compare, identical
-from trl_runs import DATASET, TOKENIZER, length
+from trl_runs import DATASET, QUICK, TOKENIZER, length
 
 from unipo_hooks import UnipoCallback, open_bundle
 from unipo_hooks.examples.trl_grpo import exact
@@ -57,24 +57,9 @@ def train(saved_model, tmp_path):
 
     def trained(make, of_trainer, settings, *, cls=KeptTrainer, capture=True):
         callback = UnipoCallback(tmp_path / "run", strict=True)
-        defaults = {
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 8,
-            "num_generations": 4,
-            "num_iterations": 2,
-            "beta": 0.05,
-            "max_completion_length": 5,
-            "max_steps": 4,
-            "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "report_to": "none",
-            "save_strategy": "no",
-            "use_cpu": True,
-            "bf16": False,
-            "activation_checkpointing": False,
-            "disable_tqdm": True,
-            "seed": 0,
-        }
+        defaults = (
+            QUICK | {"output_dir": str(tmp_path / "out")} | {"num_iterations": 2, "beta": 0.05, "learning_rate": 1e-2}
+        )
         trainer = cls(
             make(saved_model),
             reward_funcs=[exact, length],

@@ -6,9 +6,7 @@ import pytest
 import torch
 import transformers
 import trl
-from trl_runs import TOKENIZER
-
-from unipo_hooks.examples.trl_grpo import small_llama
+from trl_runs import save_small_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,9 +19,4 @@ def environment(record_testsuite_property):
 
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory):
-    """A small model in a folder: the reference model of beta > 0 is loaded by path."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    small_llama(TOKENIZER).save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return folder
+    return save_small_model(tmp_path_factory.mktemp("model"))
