@@ -318,3 +318,12 @@ def test_what_is_only_shown_cannot_be_computed():
     shown = algorithms.from_unipo({"id": "cards", "name": "Cards", "cards": []})
     with pytest.raises(AlgorithmError, match="cards is only shown"):
         evaluate(shown, ARRAYS)
+
+
+def test_a_ring_is_computed_where_the_ratio_has_fewer_axes_than_the_advantages():
+    advantages = np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 1.0]])
+    ring = {"part": "hard_mask", "sides": "ring", "ring_low": 0.5, "ring_high": 0.5}
+    found = evaluate(
+        plain(baseline={"part": "recorded"}, ratio={"part": "one"}, gate=ring), Batch(**ARRAYS, advantages=advantages)
+    )
+    assert np.allclose(found.policy_weight, -advantages / 5 * ARRAYS["mask"])

@@ -4,10 +4,12 @@ import json
 import math
 
 import pytest
+from vectors import from_random
 from vectors.confirm import confirmed, fails_without, not_compared
-from vectors.format import CONFIRMED, errors, evaluated, sections
+from vectors.format import CONFIRMED, decoded, errors, evaluated, sections
 
-from unipo_hooks import algorithm_spec, algorithms
+from unipo_hooks import algorithm_spec, algorithms, evaluate
+from unipo_hooks.objective.inputs import Batch, Normalisers
 
 CASES = [(section, number, case) for section, cases in sections().items() for number, case in enumerate(cases)]
 
@@ -21,6 +23,18 @@ def test_a_vector_gives_what_its_own_code_gave(case):
     for name, error in errors(case, evaluated(case)).items():
         assert not math.isnan(error), name
         assert error <= case["tolerance"], f"{name}: {error:.1e}"
+
+
+def test_the_objectives_the_viewers_engine_is_held_to_are_this_engines():
+    file = json.loads(from_random.FILE.read_text(encoding="utf-8"))
+    arrays = {name: decoded(values) for name, values in file["batch"].items()}
+    batch = Batch(normalisers=Normalisers(**file["normalisers"]), **arrays)
+    for case in file["cases"]:
+        found = from_random.expected(evaluate(case["spec"], batch))
+        written = case["expected"]
+        assert found.pop("notes") == written.pop("notes"), case["spec"]["id"]
+        for name, value in found.items():
+            assert float(written[name]) == pytest.approx(value, rel=1e-9, abs=1e-9, nan_ok=True), case["spec"]["id"]
 
 
 def test_the_registry_reports_the_comparisons_the_vectors_hold():
