@@ -33,7 +33,7 @@ CHROMIUM := $(VENV)/.chromium
 NODE_MODULES := viewer_static/node_modules/.stamp
 VIEWER := viewer_static/dist/index.html
 VIEWER_SOURCES := $(shell find viewer_static -mindepth 1 \( -name node_modules -o -name dist -o -name '*.py' \
-	-o -name __pycache__ \) -prune -o -print)
+	-o -name __pycache__ \) -prune -o -print) $(wildcard unipo_hooks/objective/registry/*/*.json)
 PYTHON_SOURCES := $(shell find unipo_hooks adapters examples tests -name '*.py')
 DATA := $(shell find unipo_hooks examples tests -name '*.json')
 
@@ -50,7 +50,7 @@ help: ## this list
 
 setup: $(ENVIRONMENT) $(VIEWER) ## make the Python environment and build the viewer
 
-demo: setup ## train a small model with GRPO for real and show what happened (runs/demo, runs/demo.html)
+demo: setup ## train a small model for real and show what happened (runs/demo.html); show a SmolLM2 run (runs/smollm2.html)
 	@$(BIN)/unipo-hooks demo runs/demo
 
 test: setup verl $(CHROMIUM) ## all tests: the viewer's own, those against verl, then Python's
@@ -84,9 +84,10 @@ wheel: $(VIEWER) $(ENVIRONMENT) ## build dist/*.whl; fails without the viewer
 	@$(BIN)/pip --disable-pip-version-check wheel --quiet --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-bench: setup ## what capture costs on the training thread, and what evaluating an objective costs
+bench: setup $(CHROMIUM) ## what capture costs on the training thread, what an objective costs, and the viewer
 	@$(BIN)/python tests/benchmarks/capture.py
 	@$(BIN)/python tests/benchmarks/objective.py
+	@$(BIN)/python tests/benchmarks/viewer.py
 
 schemas: $(ENVIRONMENT) ## write the JSON Schemas anew, after a change to unipo_hooks/schema.py
 	@$(BIN)/python -m unipo_hooks.schemas

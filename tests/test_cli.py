@@ -23,9 +23,11 @@ from typer.testing import CliRunner, Result
 from unipo_hooks import cli, server
 from unipo_hooks.bundle import check_files
 from unipo_hooks.cli import summary, terminal
-from unipo_hooks.cli.demo import place
+from unipo_hooks.cli.demo import example_page, place
+from unipo_hooks.cli.viewing import what_to_show
 from unipo_hooks.errors import ExportError
 from unipo_hooks.export import html
+from unipo_hooks.shelf import FolderShelf, GivenShelf
 
 PAGE = b"<!doctype html><title>unipo-hooks</title><!--unipo-bundle-->"
 COMMANDS = ("demo", "view", "info", "validate", "export")
@@ -372,7 +374,8 @@ def test_no_bundle_is_one_clear_line(folder: Path, tmp_path: Path, command: tupl
     assert "is a file" in fails(*command, folder / "manifest.json")
     (tmp_path / "empty").mkdir()
     assert "not a bundle" in fails(*command, tmp_path / "empty")
-    assert "holds 1 bundle: run; open it" in fails(*command, tmp_path)
+    if command != ("view",):  # which shows what a folder holds
+        assert "holds 1 bundle: run; open it" in fails(*command, tmp_path)
     if command == ("validate",):  # it goes on to name faults
         return
     future = Builder(tmp_path / "future", version="2.0").write()
@@ -462,6 +465,38 @@ def test_view_opens_the_browser(folder: Path, opened: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("no_serving")
+def test_view_of_a_folder_shows_the_bundles_in_it(tmp_path: Path, opened: list[str]) -> None:
+    for number in range(6):
+        simple(tmp_path / "runs" / f"run-{number}").write()
+    said = call("view", tmp_path / "runs" / "run-0", "--port", "0").stdout
+    assert f"{tmp_path / 'runs' / 'run-0'} is at {opened[0]}" in said
+    said = call("view", tmp_path / "runs", "--port", "0").stdout
+    names = "run-0, run-1, run-2, run-3, run-4 and 1 more"
+    assert f"{tmp_path / 'runs'} (6 bundles: {names}) is at {opened[1]} (Ctrl-C ends it)" in said
+    said = call("view", tmp_path / "runs" / "run-3", tmp_path / "runs" / "run-1", "--port", "0").stdout
+    assert f"run-3, run-1 are at {opened[2]}" in said
+
+
+def test_what_is_viewed(tmp_path: Path) -> None:
+    one, two = (simple(tmp_path / "runs" / name).write() for name in ("one", "two"))
+    assert what_to_show([one]) == one
+    folder = what_to_show([tmp_path / "runs"])
+    assert isinstance(folder, FolderShelf) and folder.names() == ["one", "two"]
+    given = what_to_show([two, one])
+    assert isinstance(given, GivenShelf) and given.names() == ["two", "one"]
+    simple(tmp_path / "runs").write()  # a bundle that has others in it is itself
+    assert what_to_show([tmp_path / "runs"]) == tmp_path / "runs"
+
+
+def test_of_several_paths_each_has_to_be_a_bundle(folder: Path, tmp_path: Path) -> None:
+    assert "does not exist" in fails("view", folder, tmp_path / "nowhere")
+    simple(tmp_path / "runs" / "a").write()
+    simple(tmp_path / "runs" / "b").write()
+    line = fails("view", folder, tmp_path / "runs")
+    assert line.endswith(f"holds 2 bundles: a, b; open one of them, or see all: unipo-hooks view {tmp_path / 'runs'}")
+
+
+@pytest.mark.usefixtures("no_serving")
 def test_view_can_leave_the_browser_alone(folder: Path, opened: list[str]) -> None:
     assert call("view", folder, "--port", "0", "--no-browser").exit_code == 0
     assert opened == []
@@ -516,7 +551,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, main: Any) -> None:
         module = types.ModuleType(name)
         module.__dict__.update(members)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "unipo_hooks.examples", types.ModuleType("unipo_hooks.examples"))
 
 
 def test_the_demo_shows_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,6 +575,58 @@ def test_the_demo_shows_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert re.search(r"tokens +40", text)
     assert re.search(r"^size +\S+ kB, \S+ bytes a token$", text, re.MULTILINE)
     assert f"unipo-hooks view {bundle}" in text
+
+
+def test_the_demo_leaves_a_page_of_a_real_model_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "runs" / "smollm2.html"
+
+    def main(path: str) -> Path:
+        assert page.is_file()
+        return made(Path(path))
+
+    stand_in(monkeypatch, main)
+    text = call("demo", tmp_path / "runs" / "demo").stdout
+    assert text.startswith(f"page    {page}  a real model, SmolLM2, captured earlier: open it now, nothing to train\n")
+    names = re.findall(rb'data-bundle-file="([^"]+)"', page.read_bytes())
+    assert names[0] == b"manifest.json" and any(name.endswith(b".update_tokens.parquet") for name in names)
+
+
+@pytest.mark.parametrize("taken", ["the demo's own", "another"])
+def test_the_page_of_a_bundle_is_never_replaced_by_the_examples(tmp_path: Path, taken: str) -> None:
+    if taken == "another":
+        simple(tmp_path / "smollm2").write()
+    bundle = tmp_path / ("demo" if taken == "another" else "smollm2")
+    assert example_page(bundle) == tmp_path / "smollm2-example.html"
+
+
+def test_the_page_of_a_real_model_needs_no_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    assert call("demo", tmp_path / "demo").exit_code == 1
+    assert (tmp_path / "smollm2.html").is_file()
+
+
+def test_the_packaged_run_is_a_real_one_and_sound() -> None:
+    from unipo_hooks import open_bundle
+    from unipo_hooks.bundle.verify import verify
+
+    path = Path(cli.__file__).parents[2] / "examples" / "smollm2"
+    assert verify(path) == []
+    bundle = open_bundle(path)
+    assert bundle.header.model_name == "SmolLM2-135M-Instruct"
+    assert bundle.manifest.status == "finished"
+    assert not re.search(r'"[^"]*(/tmp|/home|/root|/work)[^"]*"', (path / "manifest.json").read_text())
+    assert sum(file.stat().st_size for file in path.rglob("*")) < 400_000
+    responses = bundle.responses()
+    assert min(responses["length"].to_pylist()) >= 64
+    assert set(bundle.manifest.channels) >= {"ref_log_probs", "token_kl", "entropies", "reward_components"}
+    groups = bundle.groups().to_pylist()
+    assert {group["size"] for group in groups} == {4}
+    assert sum(group["reward_std"] > 0 for group in groups) > len(groups) / 2
+    assert any(group["reward_std"] == 0 for group in groups), "none that teaches why a tie gives no signal"
+    metrics = bundle.metrics().to_pylist()
+    assert any(row["clip_fraction_low"] > 0 and row["clip_fraction_high"] > 0 for row in metrics)
 
 
 def test_a_demo_beside_an_older_one_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,22 @@ def test_without_an_update_it_is_the_last_captured(said: Any, tmp_path: Path) ->
     assert "update 1" in said(path, 1, "gspo")[2]
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("no sum", 0.0),
+        ("3 + 6 = 9, so Tom has 9 books.", 1.0),
+        ("12 - 4 = 6 and then 2*3=6", 0.5),
+        ("3 x 7 = 21. 20 ÷ 20 = 1; 8/3 = 2; 4/0 = 0", 0.5),
+        ("3 / 7 = 0.33 is no whole number", 0.0),
+    ],
+)
+def test_smollm2_is_rewarded_for_the_share_of_its_sums_that_are_right(text: str, share: float) -> None:
+    from unipo_hooks.examples.trl_smollm2 import sums_hold
+
+    assert sums_hold([[{"role": "assistant", "content": text}]]) == [share / 2]
+
+
 def test_what_goes_wrong_is_one_line(fails: Any, tmp_path: Path) -> None:
     path = bundle(tmp_path / "run")
     assert "did you mean gspo" in fails(path, 0, "gsppo")

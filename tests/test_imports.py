@@ -14,7 +14,7 @@ import unipo_hooks
 
 ROOT = Path(__file__).parents[1]
 
-HEAVY = {"torch", "trl", "transformers", "datasets", "accelerate", "verl", "wandb", "trackio"}
+HEAVY = {"torch", "trl", "transformers", "datasets", "accelerate", "verl", "wandb", "trackio", "IPython"}
 """What the core never loads."""
 
 GROUPS: dict[str, set[str]] = {
@@ -24,7 +24,8 @@ GROUPS: dict[str, set[str]] = {
     "bundle": {"bundle"},
     "capture": {"recorder", "session", "signals"},
     "export": {"export"},
-    "front": {"cli", "server"},
+    "front": {"cli", "server", "shelf"},
+    "notebook": {"notebook"},
     "adapters": {"adapters"},
     "examples": {"examples"},
 }
@@ -34,10 +35,12 @@ MAY_KNOW: dict[str, set[str]] = {
     "vocabulary": set(),
     "objective": {"vocabulary"},
     "tools": {"vocabulary", "objective"},
-    "bundle": {"vocabulary", "objective", "tools"},
+    # A bundle that is shown in a notebook shows itself; what that takes is loaded then.
+    "bundle": {"vocabulary", "objective", "tools", "notebook"},
     "capture": {"vocabulary", "objective", "tools", "bundle"},
     "export": {"vocabulary", "objective", "bundle"},
     "front": {"vocabulary", "objective", "bundle", "export", "examples"},
+    "notebook": {"vocabulary", "export"},
     "adapters": {"vocabulary", "objective", "tools", "capture"},
     "examples": {"vocabulary", "objective"},
 }

@@ -113,6 +113,15 @@ def test_installed_wheel_has_the_built_viewer(installed: Path) -> None:
     assert done.stdout == (ROOT / PAGE).read_text(encoding="utf-8")
 
 
+def test_installed_wheel_makes_the_page_of_the_run_it_holds(installed: Path, tmp_path: Path) -> None:
+    code = "from pathlib import Path; from unipo_hooks.cli.demo import example_page; print(example_page(Path('demo')))"
+    done = call(installed / "python", "-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "smollm2.html\n"), done.stderr
+    page = (tmp_path / "smollm2.html").read_bytes()
+    segments = sorted(path.name for path in (ROOT / "examples" / "smollm2" / "segments").iterdir())
+    assert segments and all(f'data-bundle-file="segments/{name}"'.encode() in page for name in segments)
+
+
 def test_installed_command_answers(installed: Path) -> None:
     done = call(installed / "unipo-hooks", "--help", cwd=installed)
     assert done.returncode == 0, done.stderr

@@ -5,19 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import json
 import os
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 
 from unipo_hooks import server
 from unipo_hooks.errors import ExportError
 from unipo_hooks.server import BundleServer, ssh_line
+from unipo_hooks.shelf import FolderShelf, GivenShelf, Shelf
 
 PAGE = b"<!doctype html><title>unipo-hooks</title><!--unipo-bundle-->"
 TITLED = PAGE.replace(b"<title>", "<title>run · ".encode())
@@ -302,6 +306,152 @@ def test_a_viewer_that_was_never_built_is_said(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(server, "viewer_page", missing)
     with pytest.raises(ExportError, match="run make viewer"):
         BundleServer(folder, 0)
+
+
+# --- several bundles --------------------------------------------------------------------------------------------------
+
+
+def bundle_at(path: Path) -> Path:
+    """A folder with a manifest that says where it is, and a segment that does too."""
+    (path / "segments").mkdir(parents=True)
+    (path / "manifest.json").write_text(json.dumps({"at": path.name}))
+    (path / SEGMENT).write_bytes(os.fsencode(path.name) * 1000)
+    return path
+
+
+@pytest.fixture
+def shelf_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Shelf], BundleServer]]:
+    """Serves shelves until the test ends."""
+    monkeypatch.setattr(server, "viewer_page", lambda: PAGE)
+
+    @contextmanager
+    def serving(shelf: Shelf) -> Iterator[BundleServer]:
+        with BundleServer(shelf, 0) as running:
+            thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+            thread.start()
+            yield running
+            running.shutdown()
+            thread.join()
+
+    with ExitStack() as stack:
+        yield lambda shelf: stack.enter_context(serving(shelf))
+
+
+ShelfOf = Callable[[Shelf], BundleServer]
+
+
+def listed(serving: BundleServer) -> list[tuple[str, str]]:
+    """Names and paths of `bundles.json`."""
+    answer = ask(serving, "/bundles.json")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    return [(each["name"], each["path"]) for each in json.loads(answer.body)["bundles"]]
+
+
+def test_a_folder_lists_its_bundles_and_serves_their_files(shelf_of: ShelfOf, tmp_path: Path) -> None:
+    for name in ("zeta", "alpha", "a b&c#d?e%2f"):
+        bundle_at(tmp_path / "runs" / name)
+    bundle_at(tmp_path / "runs" / "alpha" / "nested")
+    (tmp_path / "runs" / "no bundle").mkdir()
+    (tmp_path / "runs" / "file").write_text("")
+    running = shelf_of(FolderShelf(tmp_path / "runs"))
+    assert listed(running) == [("a b&c#d?e%2f", "a b&c#d?e%2f/"), ("alpha", "alpha/"), ("zeta", "zeta/")]
+    for name, plain in listed(running):
+        path = quote(plain)
+        assert json.loads(ask(running, f"/{path}manifest.json").body) == {"at": name}
+        answer = ask(running, f"/{path}{SEGMENT}")
+        assert (answer.status, answer.body) == (200, name.encode() * 1000)
+        assert ask(running, f"/{path}{SEGMENT}", If_None_Match=answer.headers["ETag"]).status == 304
+    assert ask(running, "/").body == PAGE.replace(b"<title>", "<title>runs · ".encode())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/manifest.json",
+        "/alpha",
+        "/alpha/",
+        "/alpha/notes.txt",
+        "/alpha/nested/manifest.json",
+        "/alpha%2fnested/manifest.json",
+        "/alpha//manifest.json",
+        "/alpha/../beta/manifest.json",
+        "/../secret/manifest.json",
+        "/%2e%2e/manifest.json",
+        "/%2e%2e%2fsecret/manifest.json",
+        "/./manifest.json",
+        "/%2e/manifest.json",
+        "//manifest.json",
+        "/secret/manifest.json",
+        "/linked/manifest.json",
+        "/looping/manifest.json",
+        "/alpha%00/manifest.json",
+        "/%ff/manifest.json",
+        "/bundles.json/manifest.json",
+    ],
+)
+def test_of_a_folder_nothing_else_is_served(shelf_of: ShelfOf, tmp_path: Path, path: str) -> None:
+    runs = tmp_path / "runs"
+    bundle_at(runs / "alpha" / "nested")
+    (bundle_at(runs / "beta") / "notes.txt").write_text("")
+    (runs / "alpha" / "manifest.json").write_text("{}")
+    (runs / "alpha" / "notes.txt").write_text("secret")
+    (runs / "linked").symlink_to(bundle_at(tmp_path / "secret"))
+    (runs / "looping").symlink_to(runs / "looping")
+    (tmp_path / "manifest.json").write_text("{}")
+    running = shelf_of(FolderShelf(runs))
+    assert [name for name, _ in listed(running)] == ["alpha", "beta"]
+    assert ask(running, path).status == 404
+
+
+def test_a_run_that_begins_meanwhile_is_there(shelf_of: ShelfOf, tmp_path: Path) -> None:
+    bundle_at(tmp_path / "runs" / "first")
+    running = shelf_of(FolderShelf(tmp_path / "runs"))
+    tag = ask(running, "/bundles.json").headers["ETag"]
+    assert ask(running, "/bundles.json", If_None_Match=tag).status == 304
+    second = bundle_at(tmp_path / "runs" / "second")
+    assert ask(running, "/bundles.json", If_None_Match=tag).status == 200
+    assert [name for name, _ in listed(running)] == ["first", "second"]
+    (second / "index.r0.jsonl").write_text("{}\n")
+    assert ask(running, "/second/index.r0.jsonl").body == b"{}\n"
+    with (second / "index.r0.jsonl").open("a") as index:
+        index.write("{}\n")
+    assert ask(running, "/second/index.r0.jsonl").body == b"{}\n{}\n"
+
+
+def test_a_name_no_address_can_hold_is_left_out_or_made_plain(shelf_of: ShelfOf, tmp_path: Path) -> None:
+    odd = [bundle_at(tmp_path / "runs" / name) for name in ("fine", "line\nend", "back\\slash")]
+    with suppress(OSError):  # a file system that wants names to be text
+        odd.append(bundle_at(tmp_path / "runs" / os.fsdecode(b"\xff<b>")))
+    running = shelf_of(FolderShelf(tmp_path / "runs"))
+    assert listed(running) == [("fine", "fine/")]
+    for path in ("line%0Aend", "back%5Cslash", "%FF%3Cb%3E"):
+        assert ask(running, f"/{path}/manifest.json").status == 404
+    running = shelf_of(GivenShelf(odd))
+    assert [name for name, _ in listed(running)][:3] == ["fine", "line_end", "back_slash"]
+    assert all(ask(running, f"/{quote(path)}manifest.json").status == 200 for _, path in listed(running))
+
+
+def test_bundles_that_were_named_are_served_in_their_order(shelf_of: ShelfOf, tmp_path: Path) -> None:
+    paths = [bundle_at(tmp_path / parent / name) for parent, name in (("x", "run"), ("y", "other"), ("y", "run"))]
+    bundle_at(tmp_path / "y" / "unnamed")
+    running = shelf_of(GivenShelf([*paths, paths[0]]))
+    assert listed(running) == [("run", "run/"), ("other", "other/"), ("run-2", "run-2/")]
+    (paths[2] / "manifest.json").write_text('{"at": "y"}')
+    assert json.loads(ask(running, "/run-2/manifest.json").body) == {"at": "y"}
+    assert json.loads(ask(running, "/run/manifest.json").body) == {"at": "run"}
+    assert ask(running, "/unnamed/manifest.json").status == 404
+    assert b"3 runs" in ask(running, "/").body
+
+
+def test_a_shelf_answers_to_its_own_name_alone(shelf_of: ShelfOf, tmp_path: Path) -> None:
+    bundle_at(tmp_path / "runs" / "alpha")
+    running = shelf_of(FolderShelf(tmp_path / "runs"))
+    for path in ("/", "/bundles.json", "/alpha/manifest.json"):
+        assert ask(running, path, Host=f"evil.example:{running.port}").status == 403
+
+
+def test_one_bundle_has_no_list(serving: BundleServer) -> None:
+    assert ask(serving, "/bundles.json").status == 404
 
 
 def test_the_ssh_line_names_the_address_one_came_by() -> None:

@@ -1,5 +1,8 @@
 """Shows a bundle in a browser: the viewer at `/`, and the bundle's files beside it. On this machine alone.
 
+Of several bundles (a shelf) `bundles.json` lists the names and where each has its files: `{"bundles": [{"name": "a",
+"path": "a/"}]}`, `path` being relative to the page and not encoded; it is there instead of a manifest.
+
 What is served is decided by name: the files bundles have, nothing else in the folder, and no link that leads out of it.
 Requests must name this server as their host, so that a page elsewhere cannot reach it under a name of its own (DNS
 rebinding). Files are read as they are at the moment, so a run that is still being written can be followed.
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import os
 import socketserver
 import sys
@@ -18,12 +22,17 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from unipo_hooks.export import bundle_file, titled, viewer_page
+from unipo_hooks.shelf import Shelf
 
 HOST = "127.0.0.1"
 PORT = 8765
 """The port that is tried first."""
+
+BUNDLES = "bundles.json"
+"""What lists the bundles of a shelf."""
 
 _TYPES = {
     ".json": "application/json",
@@ -34,15 +43,18 @@ _CHUNK = 1 << 18
 
 
 class BundleServer(ThreadingHTTPServer):
-    """Serves one bundle on 127.0.0.1; bound to its port from the start, answering once `serve_forever` runs."""
+    """Serves a bundle, or a shelf of them, on 127.0.0.1.
+
+    It is bound to its port from the start, and answers once `serve_forever` runs.
+    """
 
     daemon_threads = True
 
-    def __init__(self, bundle: Path, port: int = PORT) -> None:
+    def __init__(self, shown: Path | Shelf, port: int = PORT) -> None:
         """Bind to `port`, or to a free one where it is taken. Raises ExportError where the viewer was never built."""
-        self.bundle = bundle.resolve()
-        self.page = titled(viewer_page(), self.bundle)
-        self.page_tag = f'"{hashlib.sha256(self.page).hexdigest()[:32]}"'
+        self.shown = shown.resolve() if isinstance(shown, Path) else shown
+        self.page = titled(viewer_page(), self.shown.name if isinstance(self.shown, Path) else self.shown.title)
+        self.page_tag = tag_of(self.page)
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError):
@@ -59,6 +71,23 @@ class BundleServer(ThreadingHTTPServer):
         """Where to point a browser."""
         return f"http://{HOST}:{self.port}/"
 
+    def bundles(self) -> bytes | None:
+        """What `bundles.json` says now; None where one bundle is served. Raises OSError where it cannot be known."""
+        if isinstance(self.shown, Path):
+            return None
+        found = [{"name": name, "path": f"{name}/"} for name in self.shown.names()]
+        return json.dumps({"bundles": found}).encode()
+
+    def file(self, name: str) -> Path | None:
+        """The file a request names, by its path without the first slash; None where there is none to give."""
+        bundle: Path | None
+        if isinstance(self.shown, Path):
+            bundle = self.shown
+        else:
+            folder, _, name = name.partition("/")
+            bundle = self.shown.bundle(unquote(folder))
+        return bundle and bundle_file(bundle, name)
+
     def server_bind(self) -> None:
         """Bind without asking the network for a host name, as the standard server does: it can take seconds."""
         socketserver.TCPServer.server_bind(self)
@@ -70,9 +99,12 @@ class BundleServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def serve(bundle: Path, *, port: int = PORT, ready: Callable[[BundleServer], None]) -> None:
-    """Serve `bundle` until Ctrl-C; `ready` is called once the port is bound, before the first request is answered."""
-    with BundleServer(bundle, port) as server, suppress(KeyboardInterrupt):
+def serve(shown: Path | Shelf, *, port: int = PORT, ready: Callable[[BundleServer], None]) -> None:
+    """Serve a bundle or a shelf until Ctrl-C.
+
+    `ready` is called once the port is bound, before the first request is answered.
+    """
+    with BundleServer(shown, port) as server, suppress(KeyboardInterrupt):
         ready(server)
         server.serve_forever()
 
@@ -103,11 +135,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path = self.path.partition("?")[0]
         if path in ("/", "/index.html"):
-            self._send_page()
-        elif (file := bundle_file(self.server.bundle, path.removeprefix("/"))) is not None:
+            self._send(self.server.page, "text/html; charset=utf-8", self.server.page_tag)
+        elif path == f"/{BUNDLES}":
+            self._send_list()
+        elif (file := self.server.file(path.removeprefix("/"))) is not None:
             self._send_file(file)
         else:
-            self._say(HTTPStatus.NOT_FOUND, "no such file in this bundle")
+            self._say(HTTPStatus.NOT_FOUND, "no such file in what is shown")
 
     def _host_is_ours(self) -> bool:
         hosts = self.headers.get_all("Host") or []
@@ -115,9 +149,20 @@ class _Handler(BaseHTTPRequestHandler):
         ours = {f"{name}:{self.server.port}" for name in names} | (set(names) if self.server.port == 80 else set())
         return len(hosts) == 1 and hosts[0].strip().lower() in ours
 
-    def _send_page(self) -> None:
-        if self._start("text/html; charset=utf-8", len(self.server.page), self.server.page_tag):
-            self.wfile.write(self.server.page)
+    def _send_list(self) -> None:
+        try:
+            listed = self.server.bundles()
+        except OSError as error:
+            self._say(HTTPStatus.NOT_FOUND, error.strerror or "it cannot be read")
+            return
+        if listed is None:
+            self._say(HTTPStatus.NOT_FOUND, "one bundle is shown: it is beside this page")
+        else:
+            self._send(listed, _TYPES[".json"], tag_of(listed))
+
+    def _send(self, body: bytes, content_type: str, tag: str) -> None:
+        if self._start(content_type, len(body), tag):
+            self.wfile.write(body)
 
     def _send_file(self, path: Path) -> None:
         try:
@@ -175,6 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal belongs to the person."""
+
+
+def tag_of(content: bytes) -> str:
+    """The ETag of some content."""
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 def ssh_line(port: int, connection: str) -> str:

@@ -123,7 +123,7 @@ def smollm2(folder: Path, callbacks: list[TrainerCallback], steps: int) -> GRPOT
     data = {"prompt": [[{"role": "user", "content": q}] for q, _ in questions], "answer": [a for _, a in questions]}
     return GRPOTrainer(
         model,
-        reward_funcs=[trl_smollm2.correct, trl_smollm2.brevity],
+        reward_funcs=[trl_smollm2.correct, trl_smollm2.sums_hold],
         args=args,
         train_dataset=Dataset.from_dict(data),
         processing_class=tokenizer,

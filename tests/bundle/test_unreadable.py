@@ -46,10 +46,11 @@ def test_a_folder_that_holds_bundles_lists_them(tmp_path: Path):
     Builder(tmp_path / "gsm8k").write()
     assert message(tmp_path) == f"{tmp_path} holds 1 bundle: gsm8k; open it"
     Builder(tmp_path / "demo").write()
-    assert message(tmp_path) == f"{tmp_path} holds 2 bundles: demo, gsm8k; open one of them"
+    or_all = f"open one of them, or see all: unipo-hooks view {tmp_path}"
+    assert message(tmp_path) == f"{tmp_path} holds 2 bundles: demo, gsm8k; {or_all}"
     for number in range(20):
         Builder(tmp_path / f"run-{number:02d}").write()
-    assert message(tmp_path).endswith("run-07, …; open one of them")
+    assert message(tmp_path).endswith(f"run-07, …; {or_all}")
     assert "holds 22 bundles" in message(tmp_path)
 
 

@@ -28,8 +28,8 @@ def test_the_channel_switch_changes_the_colours_the_words_and_the_legend(new_pag
             "Log-ratio",
             "Entropy",
             "Probability",
-            "Log-prob",
             "Advantage",
+            "Log-prob",
             "Old log-prob",
         ]
         seen = {}
@@ -120,7 +120,7 @@ def test_the_keyboard_moves_the_pinned_token_and_the_update(new_page: OpenPage, 
         page.mouse.move(5, 5)
         expect(page.locator("[data-testid=token-card]")).to_have_count(0)
         open_update(page, 2)
-        page.locator("body").press("Escape")
+        page.locator("[data-testid=update-box]").blur()
         for key, number in (("[", 1), ("[", 0), ("[", 0), ("]", 1)):
             page.keyboard.press(key)
             expect(page.locator("[data-testid=update-box]")).to_have_value(str(number))
@@ -165,7 +165,7 @@ def test_nothing_stands_in_the_way_of_assistive_technology(new_page: OpenPage, b
         ready(page)
         page.locator(".tok").nth(2).click()
         page.click("[data-testid=glossary] summary")
-        page.focus("[data-metric=reward] button")
+        page.focus("[data-testid=legend] .term button")
         page.evaluate(axe)
         found = page.evaluate(
             "axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]))"

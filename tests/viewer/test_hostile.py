@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 from viewer.conftest import OpenPage
 from viewer.pages import ready, served, written
 
+from unipo_hooks import algorithms
+from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.export.html import export_html
 from unipo_hooks.schema import Header
 
 SCRIPT = "<script>window.pwned = 1; alert('script')</script>"
 IMAGE = "<img src=x onerror=\"window.pwned = 2; alert('image')\">"
-HUGE = "x" * 100_000
+HUGE = "x" * 1_000_000
 TEXTS = [
     "plain",
     SCRIPT,
@@ -39,6 +42,9 @@ TEXTS = [
     HUGE,
     "constructor",
     "__proto__",
+    "\u200b\u200d\ufeff",
+    "$\\href{javascript:alert(5)}{x}$ \\[\\includegraphics{y}\\] **b** [z](javascript:alert(6)) ![i](http://q/w.png)",
+    "\\(\\def\\a{\\a\\a}\\a\\)",
 ]
 Way = Callable[[Path], AbstractContextManager[str]]
 DRAWN = 2000
@@ -47,6 +53,39 @@ DRAWN = 2000
 
 def decode(ids: list[int]) -> str:
     return "".join(TEXTS[i] for i in ids)
+
+
+CARDS = AlgorithmSpec(
+    id="cards",
+    name=IMAGE,
+    parts=algorithms.get("dapo").parts,
+    display={
+        "id": "cards",
+        "title": SCRIPT,
+        "cards": [
+            {
+                "id": "a",
+                "title": IMAGE,
+                "sections": [
+                    {"label": SCRIPT, "katex": "\\href{javascript:alert(7)}{x} \\def\\a{\\a\\a}\\a", "header": IMAGE}
+                ],
+                "description": SCRIPT,
+            }
+        ],
+    },
+)
+"""An algorithm a user registered, in UNIPO's own format: as little to be trusted as a model's text."""
+
+PLACES = [
+    "#shape=linear&m=reward,__proto__,constructor&ch=push",
+    "#vs=cards&ch=token_objective&rel=1&over=update",
+    "#what=cards;__proto__=1;bounds.epsilon_high=1e999&only=changed",
+    "#what=gspo;bounds.epsilon_high=0.3&sort=push&brush=log_ratio;-9;9",
+    "#text=1&find=%3Cscript%3E",
+    *(f"#learn={beat}" for beat in range(1, 8)),
+    f"#run={SCRIPT}&u=99999999&g={IMAGE}&r=__proto__&t=7&ch={SCRIPT}&vs={IMAGE}&what={SCRIPT}&find={IMAGE}&learn=99",
+]
+"""Hashes that open every view and every way of looking; the last is nonsense throughout."""
 
 
 @pytest.fixture
@@ -58,6 +97,17 @@ def hostile(tmp_path: Path) -> Path:
             "header": Header(algorithm=IMAGE, model_name=SCRIPT, dataset=IMAGE, task=f"{SCRIPT}\u202e{IMAGE}"),
             "decode": decode,
             "reward_names": (IMAGE, "__proto__"),
+            "algorithm": algorithms.get("dapo").model_copy(
+                update={
+                    "id": "evil",
+                    "name": IMAGE,
+                    "title": SCRIPT,
+                    "story": IMAGE,
+                    "changed": SCRIPT,
+                    "source": IMAGE,
+                }
+            ),
+            "algorithms": (CARDS,),
         },
         rows=4,
         width=n,
@@ -95,17 +145,58 @@ def test_hostile_text_is_shown_literally_and_nothing_of_it_runs(new_page: OpenPa
             names = row.locator("[data-testid=component] bdi").all_text_contents()
             assert names == [IMAGE, "__proto__"]
         # The run's names are in the bar, the title, and nowhere as elements.
+        assert_inert(page)
         assert page.text_content("[data-testid=run-name]") == f"{SCRIPT}\u202e{IMAGE}"
         assert SCRIPT in (page.text_content(".facts") or "") and IMAGE in (page.text_content(".facts") or "")
-        assert page.locator("#app :is(script, img, iframe, object, textarea, title, svg[onload])").count() == 0
-        assert page.locator("#app *").evaluate_all(
-            "all => all.flatMap(e => e.getAttributeNames()).filter(name => name.startsWith('on'))"
-        ) == []  # fmt: skip
 
         for position in range(len(TEXTS)):
             page.locator(".toks").first.locator(".tok").nth(position).dispatch_event("pointerover")
             assert page.locator("[data-testid=token-card]").count() == 1
         assert page.evaluate("window.pwned") is None
+
+
+def assert_inert(page: Page) -> None:
+    """Nothing that came with the run has become an element, an attribute that runs, or a link; the page is no wider."""
+    assert page.locator("#app :is(script, img, iframe, object, embed, textarea, title, svg[onload])").count() == 0
+    found = page.locator("#app *, dialog *").evaluate_all(
+        """all => all.flatMap(e => e.getAttributeNames().filter(
+          n => n.startsWith('on') || /^(href|src|action|formaction|data)$/.test(n)))"""
+    )
+    assert found == []
+    assert page.evaluate("window.pwned") is None
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["desk", "phone"])
+def test_no_view_runs_what_came_with_the_run(new_page: OpenPage, hostile: Path, size: tuple[int, int]) -> None:
+    asked: list[str] = []
+    page = new_page(viewport={"width": size[0], "height": size[1]})
+    page.on("request", lambda request: asked.append(request.url))
+    address = export_html(hostile, hostile.with_name("hostile.html")).as_uri()
+    page.goto(address)
+    ready(page)
+    for place in PLACES:
+        page.evaluate("place => { location.hash = place }", place)
+        page.wait_for_timeout(150)
+        for view in ("training", "step", "algorithm"):
+            if size[0] < 500:
+                page.click(f"[data-tab={view}]")
+            assert_inert(page)
+    assert {url.partition("#")[0] for url in asked} == {address}
+
+
+def test_half_a_character_in_a_name_breaks_nothing(new_page: OpenPage, hostile: Path) -> None:
+    manifest = hostile / "manifest.json"
+    data = json.loads(manifest.read_text(encoding="utf-8"))
+    data["header"]["task"] = "half \ud83d of one"
+    data["reward_names"] = ["\udc00", "b"]
+    manifest.write_text(json.dumps(data), encoding="utf-8")
+    page = new_page()
+    with served(hostile) as url:
+        page.goto(url)
+        ready(page)
+        assert (page.text_content("[data-testid=run-name]") or "").startswith("half ")
+        assert_inert(page)
 
 
 def test_text_that_runs_the_other_way_leaves_its_neighbours_in_place(new_page: OpenPage, hostile: Path) -> None:
@@ -127,7 +218,7 @@ def test_a_huge_token_says_how_long_it_is_and_does_not_widen_the_page(new_page: 
         ready(page)
         more = page.locator(".toks[data-pass='0.0'] .more")
         expect(more).to_have_count(1)
-        assert more.get_attribute("data-c") == "… 100,000 characters"
+        assert more.get_attribute("data-c") == "… 1,000,000 characters"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate(
             "(() => { const b = document.querySelector('.body'); return b.scrollWidth <= b.clientWidth })()"

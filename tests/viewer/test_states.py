@@ -171,7 +171,8 @@ def test_an_update_that_was_not_captured(new_page: OpenPage, tmp_path: Path) -> 
         )
         page.goto(f"{url}#u=77")
         expect(page.locator("[data-testid=notice]")).to_contain_text("There is no update 77 in this run.")
-        page.locator("body").press("[")
+        page.locator("[data-testid=update-box]").blur()
+        page.keyboard.press("[")
         ready(page)
         assert page.input_value("[data-testid=update-box]") == "2"
 

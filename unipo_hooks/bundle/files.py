@@ -207,7 +207,7 @@ def no_bundle(root: Path) -> str:
     if len(names) == 1:
         return f"holds 1 bundle: {names[0]}; open it"
     shown = names if len(names) <= 10 else [*names[:10], "…"]
-    return f"holds {len(names)} bundles: {', '.join(shown)}; open one of them"
+    return f"holds {len(names)} bundles: {', '.join(shown)}; open one of them, or see all: unipo-hooks view {root}"
 
 
 def validate_hint(root: Path) -> str:

@@ -74,6 +74,21 @@ class Bundle:
         what = f"{header.algorithm} on {header.model_name}" if header.model_name else header.algorithm
         return f"<Bundle {self.path}: {what}, {self._progress()}, {self.manifest.status}>"
 
+    def _repr_html_(self) -> str:
+        """The viewer, in notebooks."""
+        from unipo_hooks.notebook import notebook_html
+
+        return notebook_html(self.path)
+
+    def show(self, height: int | None = None) -> None:
+        """Show the viewer in the notebook this is called from, `height` pixels high.
+
+        A bundle that is the last expression of a cell shows itself. Raises UnipoError where IPython is not installed.
+        """
+        from unipo_hooks import notebook
+
+        notebook.show(self.path, notebook.HEIGHT if height is None else height)
+
     @property
     def header(self) -> Header:
         """What was trained, on what, and how."""

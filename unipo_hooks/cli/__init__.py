@@ -59,15 +59,24 @@ def demo(
 ) -> None:
     """Train a small model with GRPO on this CPU, under a minute, and keep every token of it.
 
-    Writes the bundle PATH and, beside it, PATH.html: one page that opens offline. Needs TRL.
+    Writes the bundle PATH and, beside it, PATH.html: one page that opens offline.
+    Training needs TRL.
+
+    First it writes smollm2.html beside PATH: a run of a real language model,
+    SmolLM2, captured earlier, that comes with this package. Open it at once,
+    for a lesson or a first look: nothing is trained for it.
     """
     from unipo_hooks.bundle.reader import open_bundle
-    from unipo_hooks.cli.demo import interrupted, place, train
+    from unipo_hooks.cli.demo import example_page, interrupted, place, train
     from unipo_hooks.cli.summary import demo_table
     from unipo_hooks.errors import ExportError
     from unipo_hooks.export.html import export_html
 
     bundle = place(path)
+    try:
+        say(f"page    {example_page(bundle)}  a real model, SmolLM2, captured earlier: open it now, nothing to train")
+    except ExportError as error:  # a source install without Node has everything but the viewer
+        warn(f"no page of SmolLM2: {error}")
     try:
         say("training a small model to add digits; about a minute")
         bundle = train(path)
@@ -75,7 +84,7 @@ def demo(
         try:
             with progress("writing the page") as report:
                 say(f"page    {export_html(bundle, beside(bundle, '.html'), report)}")
-        except ExportError as error:  # a source install without Node has everything but the viewer
+        except ExportError as error:
             warn(f"no page: {error}")
     except KeyboardInterrupt:
         typer.echo(err=True)  # ends the line of a progress bar
@@ -87,35 +96,44 @@ def demo(
         say(f"  unipo-hooks {command}")
 
 
-@app.command(epilog="Example: unipo-hooks view runs/gsm8k --port 9000")
+@app.command(
+    epilog="Examples: unipo-hooks view runs/gsm8k --port 9000 · unipo-hooks view runs · unipo-hooks view runs/a runs/b"
+)
 @one_clear_line
 def view(
-    path: BundlePath,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            readable=False,
+            help="A bundle, several, or a folder of bundles: the folders with a manifest.json directly inside it.",
+        ),
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to try first; 0 for any free one.")] = 8765,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
 ) -> None:
-    """Open a bundle in the browser, and follow it while the run goes on.
+    """Open a bundle in the browser, and follow it while the run goes on. Several are shown side by side.
 
     Serves on 127.0.0.1 until Ctrl-C. Over SSH it prints the line to run on your own machine instead.
     """
     import os
 
-    from unipo_hooks.bundle.reader import open_bundle
+    from unipo_hooks.cli.viewing import named, what_to_show
     from unipo_hooks.server import BundleServer, serve, ssh_line
 
-    open_bundle(path)  # a path that holds no bundle is told here, not by an empty page
+    shown = what_to_show(paths)  # a path that holds no bundle is told here, not by an empty page
 
     def ready(server: BundleServer) -> None:
         if port and server.port != port:
             say(f"port {port} is taken; using {server.port}")
-        say(f"{path} is at {server.url} (Ctrl-C ends it)")
+        say(f"{named(paths, shown)} at {server.url} (Ctrl-C ends it)")
         if connection := os.environ.get("SSH_CONNECTION"):
             say("You are on a remote machine. On your own, run this and open the address above:")
             say(f"  {ssh_line(server.port, connection)}")
         elif not no_browser:
             _open_browser(server.url)
 
-    serve(path, port=port, ready=ready)
+    serve(shown, port=port, ready=ready)
 
 
 @app.command(epilog="Example: unipo-hooks info runs/gsm8k --json | jq .bytes_per_token")

@@ -1,12 +1,31 @@
-"""Runs the example that comes with the package."""
+"""Runs the example that comes with the package, and shows the run that does."""
 
 from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
+from importlib import resources
 from pathlib import Path
 
 from unipo_hooks.errors import BundleError, UnipoError
+
+EXAMPLE_RUN = "smollm2"
+"""The folder in the package's examples with a captured run of a real language model; `trl_smollm2.py` made it."""
+
+
+def example_page(bundle: Path) -> Path:
+    """Write the page of the packaged run beside `bundle`, where the demo's own goes, and return where it is.
+
+    Where a bundle of the same name is or will be, the page beside it is that one's: ours gets another name. Raises
+    ExportError where the viewer was never built or the page cannot be written.
+    """
+    from unipo_hooks.export.html import export_html
+
+    own = bundle if bundle.name not in ("", "..") else bundle.resolve()
+    taken = own.name == EXAMPLE_RUN or own.with_name(EXAMPLE_RUN).exists()
+    page = own.with_name(f"{EXAMPLE_RUN}{'-example' if taken else ''}.html")
+    with resources.as_file(resources.files("unipo_hooks.examples") / EXAMPLE_RUN) as run:
+        return export_html(run, page)
 
 
 def place(path: Path) -> Path:

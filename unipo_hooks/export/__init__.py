@@ -55,13 +55,13 @@ def viewer_page() -> bytes:
         raise ExportError("the viewer is not built; run make viewer") from error
 
 
-def titled(page: bytes, bundle: Path) -> bytes:
-    """The viewer's page under the bundle's name, so that tabs and bookmarks can be told apart."""
+def titled(page: bytes, name: str) -> bytes:
+    """The viewer's page under the name of what it shows, so that tabs and bookmarks can be told apart."""
     before, opening, rest = page.partition(b"<title>")
     _, closing, after = rest.partition(b"</title>")
     if not closing:
         return page
-    title = escape(f"{bundle.resolve().name} · unipo-hooks")
+    title = escape(f"{name} · unipo-hooks")
     return before + opening + title.encode("utf-8", "replace") + closing + after
 
 

@@ -96,7 +96,7 @@ def export_html(bundle_path: str | Path, out: str | Path, progress: Progress | N
     `progress` hears of bytes. Raises BundleError or ExportError with one clear line.
     """
     bundle, target = Path(bundle_path), Path(out)
-    before, after = _split(titled(viewer_page(), bundle))
+    before, after = _split(titled(viewer_page(), bundle.resolve().name))
     holds = contents(bundle)
     refuse_own_files(bundle, target)
     done = 0

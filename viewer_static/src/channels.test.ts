@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import type { ResponseTokens } from "./bundle/join";
-import { available, channelNamed, defaultChannel, valuesOf } from "./channels";
+import { available, channelNamed, defaultChannel, relativeTo, valuesOf } from "./channels";
 
 function tokens(channels: Record<string, number[]>): ResponseTokens {
   const map = new Map(Object.entries(channels).map(([name, values]) => [name, Float32Array.from(values)]));
@@ -26,25 +26,35 @@ describe("derived channels", () => {
 
 describe("available", () => {
   it("lists what can be shown in the order of the switch, unknown channels last", () => {
-    expect(available(new Set(["zeta", "old_log_probs", "log_probs", "entropies"])).map((c) => c.name)).toEqual([
-      "log_ratio", "entropies", "probability", "log_probs", "old_log_probs", "zeta",
+    expect(available(new Set(["zeta", "old_log_probs", "log_probs", "entropies", "push"])).map((c) => c.name)).toEqual([
+      "push", "log_ratio", "entropies", "probability", "log_probs", "old_log_probs", "zeta",
     ]);
     expect(channelNamed("zeta").label).toBe("zeta");
   });
 });
 
+describe("relativeTo", () => {
+  it("is about 0 both ways, without the channel's own end", () => {
+    expect(relativeTo(channelNamed("probability"))).toMatchObject({ scale: "diverging", centre: 0, label: "Probability" });
+    expect(relativeTo(channelNamed("probability")).limit).toBeUndefined();
+  });
+});
+
 describe("defaultChannel", () => {
   const stored = new Set(["log_probs", "old_log_probs", "entropies"]);
+  const first = (names: ReadonlySet<string>, values: Record<string, number[]>) =>
+    defaultChannel(names, (name) => (values[name] ? [values[name]] : []));
 
-  it("is the log-ratio where something has moved", () => {
-    expect(defaultChannel(stored, [tokens({ log_probs: [-1, -2], old_log_probs: [-1, -2.1] })])).toBe("log_ratio");
+  it("is the push where there is one, then the log-ratio where something has moved", () => {
+    expect(first(new Set([...stored, "push"]), { push: [0, 0.1], log_ratio: [0, 0.1] })).toBe("push");
+    expect(first(new Set([...stored, "push"]), { push: [0, 0], log_ratio: [0, 0.1] })).toBe("log_ratio");
+    expect(first(stored, { log_ratio: [0, NaN, 0.1] })).toBe("log_ratio");
   });
 
   it("is the entropy where nothing has, then the log-prob, then what there is", () => {
-    const still = [tokens({ log_probs: [-1, -2], old_log_probs: [-1, NaN] })];
-    expect(defaultChannel(stored, still)).toBe("entropies");
-    expect(defaultChannel(new Set(["log_probs", "old_log_probs"]), still)).toBe("log_probs");
-    expect(defaultChannel(new Set(["advantages"]), [])).toBe("advantages");
-    expect(defaultChannel(new Set(), [])).toBeNull();
+    expect(first(stored, { log_ratio: [0, NaN] })).toBe("entropies");
+    expect(first(new Set(["log_probs", "old_log_probs"]), { log_ratio: [0] })).toBe("log_probs");
+    expect(first(new Set(["advantages"]), {})).toBe("advantages");
+    expect(first(new Set(), {})).toBeNull();
   });
 });

@@ -15,6 +15,10 @@ export interface Channel {
   ends: readonly [string, string];
   /** A fixed far end, where the channel has one. */
   limit?: number;
+  /** Has a button of its own; the others are behind “More”. */
+  first?: boolean;
+  /** What the algorithm makes of the tokens: computed here, and stored only where a part of the user's own gives it. */
+  computed?: boolean;
   /** Channels a derived one is computed from. */
   needs?: readonly string[];
   derive?: (of: (name: string) => Float32Array) => Float32Array;
@@ -27,24 +31,40 @@ function difference(a: Float32Array, b: Float32Array): Float32Array {
 /** In the order of the switch: what a reader asks first comes first. */
 export const CHANNELS: readonly Channel[] = [
   {
+    name: "push",
+    label: "Push",
+    unit: "",
+    meaning: "Which way this update pushes the token, and how hard: above 0 (blue) it is made more likely, below 0 (orange) less likely.",
+    scale: "diverging",
+    centre: 0,
+    first: true,
+    ends: ["made less likely", "made more likely"],
+    computed: true,
+    needs: ["gradient_weight"],
+    derive: (of) => of("gradient_weight").map((value) => 0 - value),
+  },
+  {
+    name: "token_objective",
+    label: "Objective",
+    unit: "",
+    meaning: "The token's term of the objective that training raises, before terms are averaged: constraints such as the KL are taken off.",
+    scale: "diverging",
+    centre: 0,
+    first: true,
+    ends: ["lowers it", "raises it"],
+    computed: true,
+  },
+  {
     name: "log_ratio",
     label: "Log-ratio",
     unit: "nats",
     meaning: "How far training has moved this token since it was sampled: above 0 it is more likely now, below 0 less likely.",
     scale: "diverging",
     centre: 0,
+    first: true,
     ends: ["less likely now", "more likely now"],
     needs: ["log_probs", "old_log_probs"],
     derive: (of) => difference(of("log_probs"), of("old_log_probs")),
-  },
-  {
-    name: "entropies",
-    label: "Entropy",
-    unit: "nats",
-    meaning: "How undecided the model was at this position: 0 means it saw one choice, higher means many.",
-    scale: "sequential",
-    centre: 0,
-    ends: ["one choice", "undecided"],
   },
   {
     name: "token_kl",
@@ -53,7 +73,18 @@ export const CHANNELS: readonly Channel[] = [
     meaning: "How far the model has drifted from its reference at this token, as the trainer estimates it: 0 means not at all.",
     scale: "sequential",
     centre: 0,
+    first: true,
     ends: ["as the reference", "drifted"],
+  },
+  {
+    name: "entropies",
+    label: "Entropy",
+    unit: "nats",
+    meaning: "How undecided the model was at this position: 0 means it saw one choice, higher means many.",
+    scale: "sequential",
+    centre: 0,
+    first: true,
+    ends: ["one choice", "undecided"],
   },
   {
     name: "probability",
@@ -64,9 +95,32 @@ export const CHANNELS: readonly Channel[] = [
     centre: 1,
     down: true,
     limit: 0,
+    first: true,
     ends: ["certain", "unlikely"],
     needs: ["log_probs"],
     derive: (of) => of("log_probs").map(Math.exp),
+  },
+  {
+    name: "advantages",
+    label: "Advantage",
+    unit: "",
+    meaning: "How much better this did than expected: above 0 training makes it more likely, below 0 less likely.",
+    scale: "diverging",
+    centre: 0,
+    first: true,
+    ends: ["worse", "better"],
+  },
+  {
+    name: "mismatch",
+    label: "Mismatch",
+    unit: "nats",
+    meaning: "Trainer's log-prob minus the sampling engine's for the same token: 0 means that the two agree.",
+    scale: "diverging",
+    centre: 0,
+    first: true,
+    ends: ["sampler gave it more", "trainer gave it more"],
+    needs: ["old_log_probs", "rollout_log_probs"],
+    derive: (of) => difference(of("old_log_probs"), of("rollout_log_probs")),
   },
   {
     name: "log_probs",
@@ -79,24 +133,43 @@ export const CHANNELS: readonly Channel[] = [
     ends: ["certain", "unlikely"],
   },
   {
-    name: "advantages",
-    label: "Advantage",
-    unit: "",
-    meaning: "How much better this did than expected: above 0 training makes it more likely, below 0 less likely.",
-    scale: "diverging",
+    name: "old_log_probs",
+    label: "Old log-prob",
+    unit: "nats",
+    meaning: "Log-prob under the policy that sampled the response, as the trainer computed it.",
+    scale: "sequential",
     centre: 0,
-    ends: ["worse", "better"],
+    down: true,
+    ends: ["certain", "unlikely"],
   },
   {
-    name: "mismatch",
-    label: "Mismatch",
+    name: "ref_log_probs",
+    label: "Reference log-prob",
     unit: "nats",
-    meaning: "Trainer's log-prob minus the sampling engine's for the same token: 0 means that the two agree.",
+    meaning: "Log-prob under the reference policy: the model that training is kept close to.",
+    scale: "sequential",
+    centre: 0,
+    down: true,
+    ends: ["certain", "unlikely"],
+  },
+  {
+    name: "rollout_log_probs",
+    label: "Sampler log-prob",
+    unit: "nats",
+    meaning: "Log-prob that the sampling engine itself reported when it wrote the token.",
+    scale: "sequential",
+    centre: 0,
+    down: true,
+    ends: ["certain", "unlikely"],
+  },
+  {
+    name: "gradient_weight",
+    label: "Gradient weight",
+    unit: "",
+    meaning: "Derivative of the loss by the token's log-prob, as the trainer's own part gave it: the push is minus this.",
     scale: "diverging",
     centre: 0,
-    ends: ["sampler gave it more", "trainer gave it more"],
-    needs: ["old_log_probs", "rollout_log_probs"],
-    derive: (of) => difference(of("old_log_probs"), of("rollout_log_probs")),
+    ends: ["made more likely", "made less likely"],
   },
   {
     name: "values",
@@ -144,36 +217,6 @@ export const CHANNELS: readonly Channel[] = [
     limit: 1,
     ends: ["left out", "kept"],
   },
-  {
-    name: "old_log_probs",
-    label: "Old log-prob",
-    unit: "nats",
-    meaning: "Log-prob under the policy that sampled the response, as the trainer computed it.",
-    scale: "sequential",
-    centre: 0,
-    down: true,
-    ends: ["certain", "unlikely"],
-  },
-  {
-    name: "ref_log_probs",
-    label: "Reference log-prob",
-    unit: "nats",
-    meaning: "Log-prob under the reference policy: the model that training is kept close to.",
-    scale: "sequential",
-    centre: 0,
-    down: true,
-    ends: ["certain", "unlikely"],
-  },
-  {
-    name: "rollout_log_probs",
-    label: "Sampler log-prob",
-    unit: "nats",
-    meaning: "Log-prob that the sampling engine itself reported when it wrote the token.",
-    scale: "sequential",
-    centre: 0,
-    down: true,
-    ends: ["certain", "unlikely"],
-  },
 ];
 
 const BY_NAME = new Map(CHANNELS.map((channel) => [channel.name, channel]));
@@ -191,6 +234,12 @@ export function channelNamed(name: string): Channel {
       ends: ["negative", "positive"],
     }
   );
+}
+
+/** A channel relative to the response: how far a token is from the mean of the tokens of its response that count. */
+export function relativeTo(channel: Channel): Channel {
+  const { limit: _, down: __, ...rest } = channel;
+  return { ...rest, scale: "diverging", centre: 0, ends: ["below its response's mean", "above it"] };
 }
 
 /** Words for the values of `mask_reason`. */
@@ -222,14 +271,17 @@ export function available(stored: ReadonlySet<string>): Channel[] {
   return [...known, ...unknown.map(channelNamed)];
 }
 
-/** The channel to start with: what the update changed, or where the model was undecided, or what it thinks. */
-export function defaultChannel(stored: ReadonlySet<string>, responses: Iterable<ResponseTokens>): string | null {
+/**
+ * The channel to start with: the push where it is known and there is one, what the update changed, or where the model
+ * was undecided, or what it thinks. `of` gives the values of a channel, a response at a time.
+ */
+export function defaultChannel(stored: ReadonlySet<string>, of: (name: string) => Iterable<ArrayLike<number>>): string | null {
   const names = new Set(available(stored).map((c) => c.name));
-  if (names.has("log_ratio")) {
-    for (const tokens of responses) {
-      if (valuesOf(tokens, "log_ratio")?.some((v) => !Number.isNaN(v) && v !== 0)) return "log_ratio";
-    }
-  }
+  for (const name of ["push", "log_ratio"]) if (names.has(name) && [...of(name)].some(moves)) return name;
   for (const name of ["entropies", "log_probs"]) if (names.has(name)) return name;
   return names.values().next().value ?? null;
+}
+
+function moves(values: ArrayLike<number>): boolean {
+  return Array.prototype.some.call(values, (v: number) => !Number.isNaN(v) && v !== 0);
 }

@@ -19,6 +19,8 @@ export interface Scale {
   beyond: readonly [boolean, boolean];
   /** Tokens the scale was set by. */
   counted: number;
+  /** Smallest and largest value of those. */
+  range: readonly [number, number];
 }
 
 /**
@@ -27,31 +29,38 @@ export interface Scale {
  */
 export function scaleOf(
   channel: Channel,
-  responses: Iterable<{ values: ArrayLike<number>; mask: ArrayLike<number> }>,
+  responses: readonly { values: ArrayLike<number>; mask: ArrayLike<number> }[],
 ): Scale {
-  const distances: number[] = [];
+  const distances = new Float64Array(responses.reduce((n, { values }) => n + values.length, 0));
+  let counted = 0;
   let low = Infinity;
   let high = -Infinity;
   for (const { values, mask } of responses) {
     for (let i = 0; i < values.length; i++) {
       const value = values[i] as number;
       if (!mask[i] || !Number.isFinite(value)) continue;
-      distances.push(Math.abs(value - channel.centre));
+      distances[counted++] = Math.abs(value - channel.centre);
       if (value < low) low = value;
       if (value > high) high = value;
     }
   }
-  const reach = channel.limit === undefined ? quantile(distances, QUANTILE) : Math.abs(channel.limit - channel.centre);
+  const reach = channel.limit === undefined ? quantile(distances.subarray(0, counted), QUANTILE) : Math.abs(channel.limit - channel.centre);
   const scale: Scale = {
     kind: channel.scale,
     centre: channel.centre,
     reach,
     down: channel.down ?? false,
     beyond: [false, false],
-    counted: distances.length,
+    counted,
+    range: [low, high],
   };
-  const [from, to] = ends(scale);
-  return { ...scale, beyond: [low < from, high > to] };
+  return withReach(scale, reach);
+}
+
+/** The scale with another far end: what lies beyond it takes the colour of that end. */
+export function withReach(scale: Scale, reach: number): Scale {
+  const [from, to] = ends({ ...scale, reach });
+  return { ...scale, reach, beyond: [scale.range[0] < from, scale.range[1] > to] };
 }
 
 /** Left and right end of a scale. */
@@ -61,7 +70,7 @@ export function ends(scale: Scale): [number, number] {
 }
 
 /** The q-quantile by nearest rank, or the largest where that one is 0: rare values are still worth a colour. */
-export function quantile(values: readonly number[], q: number): number {
+export function quantile(values: ArrayLike<number>, q: number): number {
   if (!values.length) return 0;
   const sorted = Float64Array.from(values).sort();
   const at = sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)] as number;

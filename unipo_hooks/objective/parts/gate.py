@@ -214,7 +214,9 @@ def hard_mask(
     else:
         inside = (value >= low) & (value <= high)
         if sides == "ring":
-            inside = inside | ((advantages >= 0) & (value <= 1 - ring_low)) | ((advantages <= 0) & (value >= 1 + ring_high))
+            inside = (
+                inside | ((advantages >= 0) & (value <= 1 - ring_low)) | ((advantages <= 0) & (value >= 1 + ring_high))
+            )
     factor = advantages * inside * (value if importance else 1.0)
     codes = np.where(inside | (advantages == 0), 0, np.where(value > high, HIGH, LOW))
     return log_prob_gate(batch, factor, codes)

@@ -4,7 +4,9 @@ import { buildIndex, rolloutKey } from "./index";
 import { parseLines } from "./lines";
 import type { Attempt } from "./types";
 
-const ONCE: Attempt[] = [{ attempt: 0, started: "", first_update: 0, status: "finished", ranks: null }];
+const UNSAID = { algorithm: null, algorithm_notes: [], reward_weights: [] };
+
+const ONCE: Attempt[] = [{ attempt: 0, started: "", first_update: 0, status: "finished", ranks: null, ...UNSAID }];
 
 function lines(...objects: object[]): string {
   return objects.map((object) => `${JSON.stringify(object)}\n`).join("");
@@ -102,8 +104,8 @@ describe("buildIndex", () => {
 
 describe("superseded attempts", () => {
   const attempts: Attempt[] = [
-    { attempt: 0, started: "", first_update: 0, status: "interrupted", ranks: null },
-    { attempt: 1, started: "", first_update: 2, status: "finished", ranks: null },
+    { attempt: 0, started: "", first_update: 0, status: "interrupted", ranks: null, ...UNSAID },
+    { attempt: 1, started: "", first_update: 2, status: "finished", ranks: null, ...UNSAID },
   ];
   const first = [0, 1, 2, 3].map((u) => update(u, { rollouts: [u] }));
   const second = [2, 3, 4].map((u) => update(u, { attempt: 1, rollouts: [u] }));

@@ -1,5 +1,5 @@
 /** The lines of `index.r*.jsonl` and `metrics.r*.jsonl`, from text to records. Unknown fields and entries are ignored. */
-import type { LogLine, MetricsLine, RolloutLine, Span, UpdateLine } from "./types";
+import type { LogLine, MetricsLine, MicroBatchLine, RolloutLine, Span, UpdateLine } from "./types";
 
 /**
  * Objects of a file of JSON lines. An unterminated last line is left out: it is still being written. A line that is
@@ -55,6 +55,31 @@ export function updateLine(raw: Record<string, unknown>): UpdateLine {
     responses: span(raw.responses),
     tokens: span(raw.tokens),
     time: number(raw.time),
+    accumulation_steps: optional(raw.accumulation_steps) ?? 1,
+    data_parallel_size: optional(raw.data_parallel_size) ?? 1,
+    length_constant: optional(raw.length_constant),
+    micro_batches: Array.isArray(raw.micro_batches) ? raw.micro_batches.map(microBatchLine) : [],
+  };
+}
+
+function microBatchLine(value: unknown): MicroBatchLine {
+  const raw = typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
+  return {
+    rollout: number(raw.rollout),
+    rows: number(raw.rows),
+    tokens: number(raw.tokens),
+    loss: optional(raw.loss),
+    entropy_coef: optional(raw.entropy_coef),
+    entropy_bonus: optional(raw.entropy_bonus),
+    router_loss: optional(raw.router_loss),
+    dtype: typeof raw.dtype === "string" ? raw.dtype : "float32",
+    update_tokens: optional(raw.update_tokens),
+    update_rows: optional(raw.update_rows),
+    width: optional(raw.width),
+    counted_rows: optional(raw.counted_rows),
+    groups: optional(raw.groups),
+    loss_gap: optional(raw.loss_gap),
+    loss_tolerance: optional(raw.loss_tolerance),
   };
 }
 
@@ -84,6 +109,10 @@ export function logLine(raw: Record<string, unknown>): LogLine {
 
 function number(value: unknown): number {
   return typeof value === "number" ? value : 0;
+}
+
+function optional(value: unknown): number | null {
+  return typeof value === "number" ? value : null;
 }
 
 function span(value: unknown): Span {

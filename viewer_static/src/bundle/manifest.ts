@@ -46,6 +46,7 @@ export function parseManifest(text: string): Manifest {
     channels: strings(raw.channels),
     reward_names: strings(raw.reward_names),
     attempts: Array.isArray(raw.attempts) ? raw.attempts.map(attempt) : [],
+    algorithms: Array.isArray(raw.algorithms) ? raw.algorithms : [],
     lost: {
       rollouts: number(lost.rollouts, 0),
       updates: number(lost.updates, 0),
@@ -99,6 +100,9 @@ function attempt(value: unknown): Attempt {
     first_update: number(raw.first_update, 0),
     status: status(raw.status),
     ranks: typeof raw.ranks === "number" ? raw.ranks : null,
+    algorithm: raw.algorithm ?? null,
+    algorithm_notes: strings(raw.algorithm_notes),
+    reward_weights: Array.isArray(raw.reward_weights) ? raw.reward_weights.filter((w) => typeof w === "number") : [],
   };
 }
 

@@ -76,23 +76,68 @@ export function httpSource(base: string): Source {
   };
 }
 
-/** A folder that was dropped or chosen; `files` by path. The bundle is where the topmost manifest.json is. */
-export function folderSource(files: ReadonlyMap<string, File>): Source {
-  const manifests = [...files.keys()].filter((path) => path === "manifest.json" || path.endsWith("/manifest.json"));
-  manifests.sort((a, b) => a.split("/").length - b.split("/").length || a.localeCompare(b));
-  const [first, second] = manifests;
-  if (first === undefined) {
+/** Bundles that one page opens side by side, at most. */
+export const MOST_BUNDLES = 200;
+
+/** What was found in a folder or a list, and how many bundles there were in all. */
+export interface Found {
+  sources: Source[];
+  all: number;
+}
+
+/**
+ * The bundles in folders that were dropped or chosen; `files` by path. A bundle is where a manifest.json is; where there
+ * are several, where the lines of a run lie beside it too. A bundle inside another one's folder is a copy, and left out.
+ *
+ * @throws where there is none, in words.
+ */
+export function bundleFolders(files: ReadonlyMap<string, File>): Found {
+  let folders = [...files.keys()].filter((path) => /(^|\/)manifest\.json$/.test(path)).map((path) => path.slice(0, -"manifest.json".length));
+  folders.sort((a, b) => a.split("/").length - b.split("/").length || a.localeCompare(b, undefined, { numeric: true }));
+  const outer = new Set<string>();
+  for (const folder of folders) {
+    if (!ancestors(folder).some((each) => outer.has(each))) outer.add(folder);
+  }
+  folders = [...outer];
+  if (!folders.length) {
     throw new Error("There is no manifest.json in what you chose. Choose the folder that holds it: the bundle itself.");
   }
-  if (second !== undefined && second.split("/").length === first.split("/").length) {
-    throw new Error(`There are ${manifests.length} bundles in that folder. Choose one of them.`);
+  if (folders.length > 1) {
+    const withLines = new Set([...files.keys()].flatMap((path) => /^(.*\/|)(?:index|metrics)\.r\d+\.jsonl$/.exec(path)?.[1] ?? []));
+    // Other programs have manifests too. Where none has lines they are shown all, with what is wrong with them.
+    const runs = folders.filter((folder) => withLines.has(folder));
+    if (runs.length) folders = runs;
   }
-  const prefix = first.slice(0, -"manifest.json".length);
+  const names = distinct(folders);
+  const sources = folders.slice(0, MOST_BUNDLES).map((folder, i) => folderSource(files, folder, names[i] ?? ""));
+  return { sources, all: folders.length };
+}
+
+/** The folders a folder lies in, the topmost ("") included: of `a/b/` these are "" and `a/`. */
+function ancestors(folder: string): string[] {
+  const parts = folder.split("/").slice(0, -1);
+  return parts.map((_, i) => parts.slice(0, i).map((part) => `${part}/`).join(""));
+}
+
+/** What each folder is called: its last part, with as many of those before it as tell it from the others. */
+function distinct(folders: readonly string[]): string[] {
+  const parts = folders.map((folder) => folder.split("/").slice(0, -1));
+  const most = Math.max(...parts.map((each) => each.length));
+  const name = (of: readonly string[], length: number) => of.slice(-length).join("/");
+  return parts.map((own) => {
+    let length = 1;
+    while (length < most && parts.some((other) => other !== own && name(other, length) === name(own, length))) length++;
+    return name(own, length);
+  });
+}
+
+/** One bundle among dropped or chosen files: that in `folder`, which ends in a slash or is empty. */
+function folderSource(files: ReadonlyMap<string, File>, folder: string, name: string): Source {
   return {
     where: "folder",
-    name: prefix.split("/").at(-2) ?? "",
+    name,
     async read(path) {
-      const file = files.get(prefix + path);
+      const file = files.get(folder + path);
       if (!file) return null;
       try {
         return new Uint8Array(await file.arrayBuffer());
@@ -103,6 +148,45 @@ export function folderSource(files: ReadonlyMap<string, File>): Source {
   };
 }
 
+/**
+ * The bundles that `bundles.json` beside the page lists: `{"bundles": [{"name": "a", "path": "runs/a/"}]}`. Paths are
+ * plain text, not encoded, and lead into the page's own folder; any other entry is left out.
+ *
+ * @throws where it is no such list.
+ */
+export function listedBundles(text: string, base: string): Found {
+  let list: unknown;
+  try {
+    list = (JSON.parse(text) as { bundles?: unknown } | null)?.bundles;
+  } catch {
+    list = null;
+  }
+  if (!Array.isArray(list)) throw new FileError("bundles.json", "it is not a list of bundles");
+  const sources: Source[] = [];
+  let all = 0;
+  for (const entry of list as unknown[]) {
+    const { name, path } = (typeof entry === "object" && entry !== null ? entry : {}) as { name?: unknown; path?: unknown };
+    const folder = typeof path === "string" ? inside(path) : null;
+    if (folder === null) continue;
+    all++;
+    if (all > MOST_BUNDLES) continue;
+    const called = typeof name === "string" && name.trim() ? name : String(path).replace(/\/$/, "");
+    sources.push({ ...httpSource(new URL(folder, base).href), name: called.slice(0, 200) });
+  }
+  return { sources, all };
+}
+
+/** A plain relative path as a URL that cannot lead out of its folder; `null` where it would, or is none. */
+function inside(path: string): string | null {
+  const parts = path.replace(/\/$/, "").split("/");
+  if (parts.some((part) => part === "" || part === "." || part === ".." || /[\\\u0000-\u001f]/.test(part))) return null;
+  try {
+    return `./${parts.map(encodeURIComponent).join("/")}/`;
+  } catch {
+    return null; // half of a surrogate pair
+  }
+}
+
 /** The files of a `<input webkitdirectory>` or of dropped files, by their path in the folder. */
 export function filesByPath(files: Iterable<File>): Map<string, File> {
   const paths = new Map<string, File>();
@@ -110,18 +194,19 @@ export function filesByPath(files: Iterable<File>): Map<string, File> {
   return paths;
 }
 
-/** All files of what was dropped, folders walked through. */
-export async function droppedFiles(items: DataTransferItemList): Promise<Map<string, File>> {
+/** All files of what was dropped, folders walked through; `found` hears how many there are so far. */
+export async function droppedFiles(items: DataTransferItemList, found?: (files: number) => void): Promise<Map<string, File>> {
   const paths = new Map<string, File>();
   const roots = [...items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null);
-  await Promise.all(roots.map((entry) => walk(entry, paths)));
+  await Promise.all(roots.map((entry) => walk(entry, paths, found)));
   return paths;
 }
 
-async function walk(entry: FileSystemEntry, paths: Map<string, File>): Promise<void> {
+async function walk(entry: FileSystemEntry, paths: Map<string, File>, found?: (files: number) => void): Promise<void> {
   if (entry.isFile) {
     const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject));
     paths.set(entry.fullPath.replace(/^\//, ""), file);
+    found?.(paths.size);
     return;
   }
   const reader = (entry as FileSystemDirectoryEntry).createReader();
@@ -129,6 +214,6 @@ async function walk(entry: FileSystemEntry, paths: Map<string, File>): Promise<v
   for (;;) {
     const batch = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
     if (!batch.length) return;
-    await Promise.all(batch.map((child) => walk(child, paths)));
+    await Promise.all(batch.map((child) => walk(child, paths, found)));
   }
 }

@@ -4,6 +4,8 @@ import { buildIndex } from "./index";
 import type { Columns, SegmentReader, Table } from "./segments";
 import { loadStep, trainedIn } from "./step";
 
+const UNSAID = { algorithm: null, algorithm_notes: [], reward_weights: [] };
+
 type Tables = Partial<Record<Table, Record<string, ArrayLike<unknown>>>>;
 
 function reader(segments: Record<string, Tables>): SegmentReader {
@@ -52,7 +54,7 @@ const INDEX = buildIndex(
     ],
     metrics: [],
   },
-  [{ attempt: 0, started: "", first_update: 0, status: "finished", ranks: null }],
+  [{ attempt: 0, started: "", first_update: 0, status: "finished", ranks: null, ...UNSAID }],
 );
 const [FIRST] = INDEX.updates.train;
 if (!FIRST) throw new Error("the index holds an update");
@@ -107,9 +109,23 @@ describe("loadStep", () => {
 });
 
 describe("trainedIn", () => {
-  it("finds the updates of every response of the rollout", async () => {
+  it("finds the updates of every response of the rollout, and how far it had moved", async () => {
     const segments = reader(SEGMENTS);
-    const where = await trainedIn(await loadStep(FIRST, INDEX, segments), INDEX, segments);
-    expect(Object.fromEntries(where)).toEqual({ "0:0.0": [0], "0:0.3": [0], "0:0.1": [1], "0:0.2": [1] });
+    const { uses, whole } = await trainedIn(await loadStep(FIRST, INDEX, segments), INDEX, segments, true);
+    const found = [...uses].map(([key, list]) => [key, list.map((use) => use.update)]);
+    expect(Object.fromEntries(found)).toEqual({ "0:0.0": [0], "0:0.3": [0], "0:0.1": [1], "0:0.2": [1] });
+    expect(uses.get("0:0.0")?.[0]?.logRatioSum).toBe(0.25);
+    expect(whole).toBe(true);
+  });
+
+  it("reads no further file unless it is asked to, and says that it did not", async () => {
+    const { uses, whole } = await trainedIn(await loadStep(FIRST, INDEX, reader(SEGMENTS)), INDEX, {
+      read: (segment, name) => {
+        if (segment !== "r0-000000") throw new Error("fetched");
+        return reader(SEGMENTS).read(segment, name);
+      },
+    }, false);
+    expect([...uses.keys()]).toEqual(["0:0.3", "0:0.0"]);
+    expect(whole).toBe(false);
   });
 });

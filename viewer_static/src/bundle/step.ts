@@ -7,7 +7,10 @@ import type { CapturedUpdate, Ranked, RolloutLine, Span, UpdateLine } from "./ty
 
 /** One forward pass of an update over a response. */
 export interface Pass {
-  /** Key of the response for its first pass, `key.n` for the n-th one after it. */
+  /**
+   * Unique in the update: key of the response for its first pass, `key.n` for the n-th one after it; `rollout:` before it
+   * where the update trained on several rollouts.
+   */
   key: string;
   response: StepResponse;
   /** Which of the response's passes, from 0. */
@@ -94,6 +97,10 @@ export async function loadStep(update: CapturedUpdate, index: RunIndex, segments
     }
   }
   const list = [...groups.values()].map(finishGroup);
+  // Rows are numbered in their rollout.
+  if (update.rollouts.length > 1) {
+    for (const { rollout, passes } of list) for (const pass of passes) pass.key = `${rollout}:${pass.key}`;
+  }
   list.sort((a, b) => Number(b.inUpdate > 0) - Number(a.inUpdate > 0) || a.rollout - b.rollout || a.group - b.group);
   const channels = new Set<string>();
   for (const group of list) {
@@ -271,29 +278,52 @@ function toNumber(value: unknown): number {
   return value === null || value === undefined ? NaN : Number(value);
 }
 
+/** That an update trained on a response, and how far it had moved by then. */
+export interface Use {
+  update: number;
+  /** Over all its passes in the update: tokens that count, sum of their log-ratios and of their KL; NaN where unknown. */
+  counted: number;
+  logRatioSum: number;
+  tokenKlSum: number;
+}
+
+export interface Trained {
+  /** By `rollout:responseKey`, in the order of the updates. */
+  uses: ReadonlyMap<string, readonly Use[]>;
+  /** Whether every captured update on these rollouts was looked at. */
+  whole: boolean;
+}
+
 /**
- * Which updates each response of a rollout was trained in, as far as they were captured: response key → update
- * numbers. Reads the small response tables of the rollout's other updates.
+ * Which captured updates trained on each response of an update's rollouts, from the small response tables of those
+ * updates. Without `all`, only from the files that the update itself was read from: nothing is fetched.
  */
-export async function trainedIn(step: Step, index: RunIndex, segments: SegmentReader): Promise<Map<string, number[]>> {
+export async function trainedIn(step: Step, index: RunIndex, segments: SegmentReader, all: boolean): Promise<Trained> {
   const { update } = step;
-  const where = new Map<string, number[]>();
-  const siblings = index.updates[update.kind].filter(
-    (u) => u.attempt === update.attempt && u.rollouts.some((r) => update.rollouts.includes(r)),
-  );
-  for (const sibling of siblings) {
-    for (const line of sibling.parts) {
-      const rows = await table(segments, line.segment, "update_responses", line.responses);
-      if (!rows) continue;
-      const rollout = required(rows, "rollout");
-      const row = required(rows, "row");
-      for (let i = line.responses[0]; i < line.responses[1]; i++) {
-        const key = `${Number(rollout[i])}:${line.rank}.${Number(row[i])}`;
-        const known = where.get(key);
-        if (!known) where.set(key, [sibling.update]);
-        else if (known.at(-1) !== sibling.update) known.push(sibling.update);
+  const here = new Set(update.parts.map((line) => line.segment));
+  const lines = index.updates[update.kind]
+    .filter((u) => u.attempt === update.attempt && u.rollouts.some((r) => update.rollouts.includes(r)))
+    .flatMap((u) => u.parts);
+  const read = lines.filter((line) => all || here.has(line.segment));
+  const uses = new Map<string, Use[]>();
+  for (const line of read) {
+    const rows = await table(segments, line.segment, "update_responses", line.responses);
+    if (!rows) continue;
+    const rollout = required(rows, "rollout");
+    const row = required(rows, "row");
+    const value = (name: string, i: number) => toNumber(rows.columns.get(name)?.[i]);
+    for (let i = line.responses[0]; i < line.responses[1]; i++) {
+      const key = `${Number(rollout[i])}:${line.rank}.${Number(row[i])}`;
+      let known = uses.get(key);
+      if (!known) uses.set(key, (known = []));
+      let use = known.at(-1);
+      if (use?.update !== line.update) {
+        known.push((use = { update: line.update, counted: 0, logRatioSum: 0, tokenKlSum: 0 }));
       }
+      use.counted += value("counted", i);
+      use.logRatioSum += value("log_ratio_sum", i);
+      use.tokenKlSum += value("token_kl_sum", i);
     }
   }
-  return where;
+  return { uses, whole: read.length === lines.length };
 }

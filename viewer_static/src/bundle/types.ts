@@ -16,6 +16,12 @@ export interface Attempt {
   status: Status;
   /** Processes that trained together in it; `null` where as many as the manifest says. */
   ranks: number | null;
+  /** The algorithm that ran, as JSON of the run: nothing of it is checked here. */
+  algorithm: unknown;
+  /** What of the trainer's settings is not understood, and why a loss could not be recomputed. */
+  algorithm_notes: string[];
+  /** Weight of each reward function; empty where all count the same. */
+  reward_weights: number[];
 }
 
 export interface Manifest {
@@ -37,6 +43,8 @@ export interface Manifest {
   channels: string[];
   reward_names: string[];
   attempts: Attempt[];
+  /** Algorithms the user registered, as JSON of the run. */
+  algorithms: unknown[];
   lost: { rollouts: number; updates: number; evaluations: number; tokens: number; reason: string | null };
 }
 
@@ -68,6 +76,30 @@ export interface UpdateLine {
   tokens: Span;
   /** When it was written, in seconds since 1970. */
   time: number;
+  accumulation_steps: number;
+  data_parallel_size: number;
+  length_constant: number | null;
+  micro_batches: MicroBatchLine[];
+}
+
+/** What the loss of one forward pass was divided by, and what it came to; `null` where that is not known. */
+export interface MicroBatchLine {
+  rollout: number;
+  rows: number;
+  tokens: number;
+  loss: number | null;
+  entropy_coef: number | null;
+  entropy_bonus: number | null;
+  router_loss: number | null;
+  /** Type the trainer computed in: how far rounding reaches. */
+  dtype: string;
+  update_tokens: number | null;
+  update_rows: number | null;
+  width: number | null;
+  counted_rows: number | null;
+  groups: number | null;
+  loss_gap: number | null;
+  loss_tolerance: number | null;
 }
 
 /** `[sum, count, sum of squares]` of a metric on one rank. */

@@ -1,8 +1,8 @@
 /** The opened run: where it comes from, what is known of it, and following it while it is being written. */
-import { buildIndex, EMPTY, type RunIndex } from "../bundle/index";
-import { ofAllRanks, parseManifest } from "../bundle/manifest";
+import { EMPTY, type RunIndex } from "../bundle/index";
+import { type Overview, readOverview } from "../bundle/overview";
 import { Segments } from "../bundle/segments";
-import { ConnectionError, FileError, httpSource, inlinedSource, type Source } from "../bundle/source";
+import { ConnectionError, FileError, type Source } from "../bundle/source";
 import type { Manifest } from "../bundle/types";
 
 /** How often a running bundle is read again, in milliseconds. */
@@ -34,7 +34,7 @@ class Run {
   readAt = $state(0);
 
   #segments: Segments | null = null;
-  #texts: string[] = [];
+  #overview: Overview | null = null;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   get segments(): Segments | null {
@@ -54,84 +54,71 @@ class Run {
     return seconds > SILENCE_S ? seconds : null;
   }
 
-  /** Opens what the page brings along, or what lies beside it, or asks. */
-  async start(): Promise<void> {
-    const inlined = inlinedSource(document);
-    if (inlined) return this.open(inlined);
-    if (location.protocol === "http:" || location.protocol === "https:") {
-      return this.open(httpSource(new URL(".", location.href).href), true);
-    }
-    this.reason = "file";
+  /** What was read last; `null` while nothing was. */
+  get overview(): Overview | null {
+    return this.#overview;
+  }
+
+  /** Asks the person for a folder. */
+  choose(reason: Run["reason"]): void {
+    clearTimeout(this.#timer);
+    this.opening++;
+    this.reason = reason;
     this.phase = "choose";
   }
 
-  async open(source: Source, mayBeAbsent = false): Promise<void> {
+  /**
+   * Opens a bundle; at once where its overview is `known` already. False, and still loading, where there is none and
+   * there `mayBe` none.
+   */
+  async open(source: Source, known: Overview | null = null, mayBe: "there" | "absent" = "there"): Promise<boolean> {
     clearTimeout(this.#timer);
     const opening = ++this.opening;
-    this.phase = "loading";
     this.problem = null;
     this.connection = "ok";
     this.source = source;
-    this.manifest = null;
-    this.index = EMPTY;
-    this.#texts = [];
     this.#segments = new Segments(source);
+    this.#overview = null;
+    if (known) this.#take(known);
+    else {
+      this.phase = "loading";
+      this.manifest = null;
+      this.index = EMPTY;
+    }
     try {
-      const found = await this.#read(source, opening);
-      if (opening !== this.opening) return;
-      if (found) this.phase = "ready";
-      else if (mayBeAbsent) {
-        this.reason = "nothing-here";
-        this.phase = "choose";
-        return;
-      } else throw new FileError("manifest.json", "it is missing");
+      const found = known !== null || (await this.#read(source, opening));
+      if (opening !== this.opening) return true;
+      if (!found && mayBe === "absent") return false;
+      if (!found) throw new FileError("manifest.json", "it is missing");
+      this.phase = "ready";
     } catch (error) {
-      if (opening !== this.opening) return;
+      if (opening !== this.opening) return true;
       this.fail(error);
-      if (!(error instanceof ConnectionError)) return;
+      if (!(error instanceof ConnectionError)) return true;
     }
     this.#schedule(source, opening);
+    return true;
   }
 
   fail(error: unknown): void {
     this.phase = "failed";
-    if (error instanceof FileError) {
-      this.problem = {
-        title: `${error.path} cannot be read`,
-        message: `The file is part of this bundle, but ${error.message}. unipo-hooks validate names every fault of a bundle.`,
-      };
-    } else if (error instanceof ConnectionError) {
-      this.problem = { title: "Connection lost, retrying", message: `The bundle's server does not answer: ${error.message}.` };
-    } else {
-      this.problem = {
-        title: "This bundle cannot be opened",
-        message: error instanceof Error ? error.message : String(error),
-      };
-    }
+    this.problem = problemOf(error);
   }
 
-  /** Reads manifest, index and metrics; false where there is no manifest. Parses only what changed. */
+  /** Reads manifest, index and metrics; false where there is no manifest. */
   async #read(source: Source, opening: number): Promise<boolean> {
-    // The manifest first: a status of "finished" then speaks of an index that is complete.
-    const bytes = await source.read("manifest.json", true);
-    if (!bytes) return false;
-    const manifest = parseManifest(decode(bytes));
-    const ranks = Array.from({ length: manifest.ranks }, (_, rank) => rank);
-    const text = async (name: string) => decode((await source.read(name, true)) ?? new Uint8Array());
-    // What ranks say of themselves before their lines, for the same reason.
-    const others = await Promise.all(ranks.slice(1).map((rank) => text(`rank.r${rank}.json`)));
-    const [index, metrics] = await Promise.all([
-      Promise.all(ranks.map((rank) => text(`index.r${rank}.jsonl`))),
-      Promise.all(ranks.map((rank) => text(`metrics.r${rank}.jsonl`))),
-    ]);
-    if (opening !== this.opening) return true;
-    this.readAt = Date.now() / 1000;
-    const texts = [decode(bytes), ...others, ...index, ...metrics];
-    if (texts.length === this.#texts.length && texts.every((t, i) => t === this.#texts[i])) return true;
-    this.#texts = texts;
-    this.index = buildIndex({ index, metrics }, manifest.attempts);
-    this.manifest = ofAllRanks(manifest, others);
+    const overview = await readOverview(source, this.#overview);
+    if (!overview) return false;
+    if (opening === this.opening) this.#take(overview);
     return true;
+  }
+
+  #take(overview: Overview): void {
+    this.readAt = Date.now() / 1000;
+    if (overview === this.#overview) return;
+    this.#overview = overview;
+    this.index = overview.index;
+    this.manifest = overview.manifest;
   }
 
   #schedule(source: Source, opening: number): void {
@@ -155,8 +142,18 @@ class Run {
   }
 }
 
-function decode(bytes: Uint8Array): string {
-  return new TextDecoder().decode(bytes);
+/** What went wrong, and what to do, in words. */
+export function problemOf(error: unknown): Problem {
+  if (error instanceof FileError) {
+    return {
+      title: `${error.path} cannot be read`,
+      message: `The file is part of this bundle, but ${error.message}. unipo-hooks validate names every fault of a bundle.`,
+    };
+  }
+  if (error instanceof ConnectionError) {
+    return { title: "Connection lost, retrying", message: `The bundle's server does not answer: ${error.message}.` };
+  }
+  return { title: "This bundle cannot be opened", message: error instanceof Error ? error.message : String(error) };
 }
 
 export const run = new Run();

@@ -1,6 +1,9 @@
-/** What is picked: update, group, token, channel. Lives in the URL's hash too, so that a link opens the same place. */
+/** What is picked: run, update, group, token, channel, algorithm. Lives in the URL's hash, so that a link opens the same place. */
 import type { Kind } from "../bundle/types";
-import { formatHash, parseHash, type Place } from "./hash";
+import type { Focus } from "../links";
+import {
+  type Brush, type Filter, formatHash, NOWHERE, parseHash, type Place, type ScaleOver, type Shape, type Sort, type View, type WhatIf,
+} from "./hash";
 
 export interface TokenRef {
   /** Key of the pass the token belongs to: that of its response, but for further passes. */
@@ -9,17 +12,37 @@ export interface TokenRef {
 }
 
 class Selection implements Place {
+  run = $state<string | null>(null);
   kind = $state<Kind>("train");
   update = $state<number | null>(null);
   group = $state<string | null>(null);
   pass = $state<string | null>(null);
   token = $state<number | null>(null);
   channel = $state<string | null>(null);
+  shape = $state<Shape>(NOWHERE.shape);
+  metrics = $state.raw<readonly string[] | null>(null);
+  versus = $state<string | null>(null);
+  what = $state.raw<WhatIf | null>(null);
+  brush = $state.raw<Brush | null>(null);
+  over = $state<ScaleOver>(NOWHERE.over);
+  reach = $state<number | null>(null);
+  relative = $state(false);
+  rendered = $state(false);
+  sort = $state<Sort>(NOWHERE.sort);
+  filter = $state<Filter>(NOWHERE.filter);
+  find = $state("");
+  learn = $state(0);
+  view = $state<View>(NOWHERE.view);
+
   /** The channel that coloured the first tokens shown: it stays until the person picks one. No part of a link. */
   firstChannel = $state<string | null>(null);
   /** Whether the newest update is opened as soon as it is there. */
   follow = $state(false);
   hovered = $state.raw<TokenRef | null>(null);
+  /** The update that is pointed at on a chart. */
+  hoveredUpdate = $state<number | null>(null);
+  /** The metric, slot or channel that is pointed at or picked: its counterparts in the other panes are lit. */
+  focus = $state.raw<Focus | null>(null);
 
   get selected(): TokenRef | null {
     return this.pass !== null && this.token !== null ? { pass: this.pass, token: this.token } : null;
@@ -56,15 +79,23 @@ class Selection implements Place {
     this.hovered = null;
   }
 
+  /** Forgets the place in a run, as another one is opened; how things are looked at stays. */
+  leaveRun(): void {
+    this.kind = "train";
+    this.update = null;
+    this.group = null;
+    this.follow = false;
+    this.firstChannel = null;
+    this.brush = null;
+    this.reach = null;
+    if (this.over === "run") this.over = "group";
+    this.hoveredUpdate = null;
+    this.clearToken();
+  }
+
   readHash(): void {
     try {
-      const place = parseHash(location.hash);
-      this.kind = place.kind;
-      this.update = place.update;
-      this.group = place.group;
-      this.pass = place.pass;
-      this.token = place.token;
-      this.channel = place.channel;
+      Object.assign(this, parseHash(location.hash));
     } catch {
       // A sandboxed frame may forbid it; the page works without.
     }
@@ -72,13 +103,21 @@ class Selection implements Place {
 
   /** Writes the place into the URL; `group` is the one that is shown, as far as it was chosen. */
   writeHash(group: string | null): void {
-    const { kind, update, pass, token, channel } = this;
-    const hash = formatHash({ kind, update, group, pass, token, channel });
+    const hash = formatHash({ ...this.place, group });
     try {
       if (location.hash !== hash && (hash || location.hash)) history.replaceState(null, "", hash || "#");
     } catch {
       // As above.
     }
+  }
+
+  get place(): Place {
+    const { run, kind, update, group, pass, token, channel, shape, metrics, versus, what, brush, over, reach } = this;
+    const { relative, rendered, sort, filter, find, learn, view } = this;
+    return {
+      run, kind, update, group, pass, token, channel, shape, metrics, versus, what, brush, over, reach, relative,
+      rendered, sort, filter, find, learn, view,
+    };
   }
 }
 

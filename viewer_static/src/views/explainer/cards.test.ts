@@ -1,0 +1,162 @@
+import { describe, expect, it } from "vitest";
+
+import type { PassResult } from "../../analysis";
+import type { Pass, StepGroup, StepResponse } from "../../bundle/step";
+import { algorithms, type AlgorithmSpec, evaluate, makeBatch, specFrom } from "../../objective";
+import { cardsOf, type PartCard, slotCards, writtenSlot } from "./cards";
+import { markup } from "../../mathml";
+import type { Reading } from "./reading";
+import { stagesOf } from "./stages";
+import { sentence, verdict } from "./sentences";
+import { withChanges, swapped } from "../../analysis/swap";
+
+/** A group of four responses of two tokens each, evaluated by the engine as one batch. */
+function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number, token: number, rewards = [1, 0, 0, 0.5]): Reading {
+  const [B, T] = [4, 2];
+  const old = new Float64Array(B * T).fill(-1);
+  const log_probs = Float64Array.from(logRatios, (value) => value - 1);
+  const ref_log_probs = new Float64Array(B * T).fill(-1.25);
+  const mask = new Float64Array(B * T).fill(1);
+  const batch = makeBatch({ B, T, arrays: { log_probs, old_log_probs: old, ref_log_probs, mask, reward: Float64Array.from(rewards), group: new Float64Array(B) } });
+  const evaluation = evaluate(spec, batch);
+  const responses: StepResponse[] = rewards.map((reward, b) => {
+    const response: StepResponse = { key: `0.${b}`, row: b, length: T, counted: T, reward, components: [], advantage: NaN, isWeight: NaN, trained: true, passes: [] };
+    const of = (values: Float64Array) => Float32Array.from(values.subarray(b * T, (b + 1) * T));
+    const pass: Pass = {
+      key: response.key, response, number: 0, measured: { microBatch: 0, logRatioSum: 0, tokenKlSum: 0 },
+      tokens: {
+        n: T, ids: [1, 2], strings: ["a", "b"], mask: [1, 1], reason: null,
+        channels: new Map([["log_probs", of(log_probs)], ["old_log_probs", of(old)], ["ref_log_probs", of(ref_log_probs)]]),
+      },
+    };
+    response.passes.push(pass);
+    return response;
+  });
+  const group: StepGroup = {
+    key: "0.0", rollout: 0, group: 0, prompt: "", kept: true, weight: 1, aliases: {}, responses, passes: responses.flatMap((each) => each.passes),
+    ranks: [0], inUpdate: 4, mean: 0.375, std: 0.4787, flat: rewards.every((each) => each === rewards[0]),
+  };
+  const response = responses[row]!;
+  const cut = (values: Float64Array) => values.subarray(row * T, (row + 1) * T);
+  const result: PassResult = {
+    pass: response.passes[0]!, advantages: cut(evaluation.advantages), ratio: cut(evaluation.ratio), low: cut(evaluation.low), high: cut(evaluation.high),
+    tokenObjective: cut(evaluation.tokenObjective), policyWeight: cut(evaluation.policyWeight), constraintWeight: cut(evaluation.constraintWeight),
+    gradientWeight: cut(evaluation.gradientWeight), push: cut(evaluation.gradientWeight).map((weight) => -weight),
+    clipped: evaluation.clipped.subarray(row * T, (row + 1) * T), mask: cut(evaluation.mask), weight: cut(evaluation.weight), aggregation: cut(evaluation.aggregation),
+    penalties: evaluation.constraints.map(({ use, penalty, weight }) => ({ use, penalty: cut(penalty), weight: cut(weight) })),
+  };
+  return { spec, group, response, pass: result.pass, token, result, stages: stagesOf(spec, group) };
+}
+
+const grpo = algorithms.get("grpo")!;
+const FRESH = new Array<number>(8).fill(0);
+const MOVED = [0.5, 0.1, 0, 0, -0.5, 0, 0, 0];
+
+function part(of: Reading, slot: Parameters<typeof slotCards>[1]): PartCard {
+  return slotCards(of.spec, slot, of).parts[0]!;
+}
+
+/** The numbers of a card by symbol, those in its formula alone. */
+function numbers(card: PartCard): Record<string, number> {
+  return Object.fromEntries(card.terms.filter((term) => term.symbol && term.value !== null).map((term) => [term.symbol, term.value!]));
+}
+
+describe("the numbers on the terms", () => {
+  it("are those of the group for the advantage", () => {
+    const of = reading(grpo, FRESH, 0, 0);
+    const baseline = numbers(part(of, "baseline"));
+    expect(baseline).toMatchObject({ R_i: 1, "\\mu_g": 0.375, "\\hat A_i": 0.625, G: 4 });
+    const scale = numbers(part(of, "scale"));
+    const std = Math.sqrt((0.625 ** 2 + 2 * 0.375 ** 2 + 0.125 ** 2) / 3);
+    expect(scale["\\sigma_g"]).toBeCloseTo(std, 12);
+    expect(scale["\\hat A_i"]).toBe(0.625);
+    expect(scale["\\hat A_i'"]).toBeCloseTo(0.625 / (std + 1e-6), 12);
+    expect(scale["\\hat A_i'"]).toBe(of.result!.advantages[0]);
+  });
+
+  it("are the engine's for ratio, bounds, gate, constraint and share", () => {
+    const of = reading(grpo, MOVED, 0, 0);
+    const { result } = of;
+    expect(numbers(part(of, "ratio"))["r_t"]).toBe(result!.ratio[0]);
+    const gate = part(of, "gate");
+    const [open, clipped] = gate.terms.filter((term) => term.state);
+    expect(open).toMatchObject({ state: "loses", value: result!.ratio[0]! * result!.advantages[0]! });
+    expect(clipped).toMatchObject({ state: "wins", value: 1.2 * result!.advantages[0]! });
+    expect(gate.sentence).toContain("The clipped branch wins the min");
+    expect(verdict(of)).toMatch(/^Clipped: already 65 % more likely than when sampled, so the policy term pushes no further; the constraint pulls it down\.$/);
+    expect(part(of, "constraint").terms.at(-1)?.value).toBe(result!.penalties[0]!.penalty[0]);
+    expect(numbers(part(of, "aggregation"))).toMatchObject({ a: result!.aggregation[0], "\\frac{1}{N}": 1 / 4, "\\frac{1}{|y_i|}": 1 / 2 });
+  });
+
+  it("mark no winner on fresh samples, and the unclipped branch where it wins", () => {
+    expect(part(reading(grpo, FRESH, 0, 0), "gate").terms.filter((term) => term.state).map((term) => term.state)).toEqual(["ties", "ties"]);
+    const back = reading(grpo, [-0.5, 0, 0, 0, 0, 0, 0, 0], 0, 0);
+    expect(part(back, "gate").terms.filter((term) => term.state).map((term) => term.state)).toEqual(["wins", "loses"]);
+  });
+
+  it("say that a group without spread teaches nothing", () => {
+    const of = reading(grpo, FRESH, 0, 0, [1, 1, 1, 1]);
+    expect(part(of, "baseline").sentence).toBe("Every sibling scored the same, so there is nothing to learn from this group.");
+    expect(sentence({ slot: "gate", use: grpo.parts.gate, number: 0 }, of)).toContain("advantage is 0");
+  });
+});
+
+describe("every algorithm of the registry", () => {
+  it("has cards whose formulas can be read, with numbers and without", () => {
+    let terms = 0;
+    const seen = new Set<string>();
+    for (const spec of algorithms.values()) {
+      if (spec.display) continue;
+      let of: Reading | null = null;
+      try {
+        of = reading(spec, MOVED, 0, 0);
+      } catch {
+        // Needs what this group has not.
+      }
+      for (const each of [of, null]) {
+        for (const { slots } of cardsOf(spec, each)) {
+          for (const { parts } of slots) {
+            for (const card of parts) {
+              if (!seen.has(card.latex)) expect(markup(card.latex), `${spec.id} ${card.path}`).not.toBeNull();
+              seen.add(card.latex);
+              expect(card.title && card.explanation, `${spec.id} ${card.path}`).toBeTruthy();
+              terms += each ? card.terms.filter((term) => term.symbol && term.text).length : 0;
+              const texts = [card.sentence, card.outcome, ...card.terms.map((term) => term.text)].join(" ");
+              expect(texts, `${spec.id} ${card.path}`).not.toMatch(/NaN|undefined/);
+            }
+          }
+        }
+      }
+    }
+    expect(terms).toBeGreaterThan(500);
+  }, 20_000);
+});
+
+describe("slots that do nothing", () => {
+  it("say so in words", () => {
+    expect(slotCards(grpo, "weight", null).idle).toBe("none");
+    expect(slotCards(specFrom({ id: "x", name: "x", parts: { gate: { part: "log_prob" }, ratio: { part: "one" }, aggregation: { part: "token_mean" } } }), "ratio", null).idle).toMatch(/^none/);
+    const off = withChanges(grpo, { "constraint.0.beta": 0 });
+    expect(slotCards(off, "constraint", null).idle).toContain("coefficient 0");
+  });
+});
+
+describe("what-if changes", () => {
+  it("swap a part, then set its hyper-parameters", () => {
+    const spec = withChanges(grpo, { "aggregation.part": "token_sum", "aggregation.length": 64, "bounds.epsilon_high": 0.28 });
+    expect(spec.parts.aggregation).toMatchObject({ part: "token_sum", length: 64 });
+    expect(writtenSlot(spec, "bounds")).toBe("around_one(epsilon_low=0.2, epsilon_high=0.28)");
+    expect(grpo.parts.aggregation.part).toBe("sequence_mean_token_mean");
+  });
+
+  it("are refused where a part or value cannot be", () => {
+    expect(() => withChanges(grpo, { "aggregation.part": "nonsense" })).toThrow();
+    expect(() => withChanges(grpo, { "bounds.epsilon_high": -1 })).toThrow();
+  });
+
+  it("forget the hyper-parameters of the part that goes", () => {
+    const changes = { "aggregation.span": "micro_batch", "gate.dual_clip": 3 };
+    expect(swapped(changes, "aggregation", "token_sum", "token_mean")).toEqual({ "gate.dual_clip": 3, "aggregation.part": "token_sum" });
+    expect(swapped({ "aggregation.part": "token_sum" }, "aggregation", "token_mean", "token_mean")).toEqual({});
+  });
+});

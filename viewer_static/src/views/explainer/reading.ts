@@ -1,0 +1,77 @@
+/** One token as an algorithm sees it: where its numbers are, all of them the engine's or as captured. */
+import type { PassResult } from "../../analysis";
+import type { Pass, StepGroup, StepResponse } from "../../bundle/step";
+import { type AlgorithmSpec, type PartUse, parameters } from "../../objective";
+import type { Stages } from "./stages";
+
+export interface Reading {
+  spec: AlgorithmSpec;
+  group: StepGroup;
+  response: StepResponse;
+  pass: Pass;
+  /** Index in the response. */
+  token: number;
+  /** `null` where the algorithm could not be computed for this pass. */
+  result: PassResult | null;
+  stages: Stages;
+}
+
+/** A captured channel at the token; NaN where it is not known. */
+export function channel(of: Reading | null, name: string): number {
+  return of?.pass.tokens?.channels.get(name)?.[of.token] ?? NaN;
+}
+
+/** A result at the token; NaN where it is not known. */
+export function at(of: Reading | null, name: ResultName): number {
+  return of?.result?.[name][of.token] ?? NaN;
+}
+
+export type ResultName =
+  | "advantages" | "ratio" | "low" | "high" | "tokenObjective" | "policyWeight" | "constraintWeight" | "gradientWeight" | "push"
+  | "clipped" | "mask" | "weight" | "aggregation";
+
+/** Whether the token counts in the loss at all. */
+export function counts(of: Reading): boolean {
+  return Number(of.pass.tokens?.mask[of.token] ?? 0) > 0;
+}
+
+/** Tokens of the response that count. */
+export function counted(of: Reading): number {
+  const mask = of.pass.tokens?.mask ?? [];
+  let sum = 0;
+  for (let t = 0; t < mask.length; t++) sum += Number(mask[t]) > 0 ? 1 : 0;
+  return sum;
+}
+
+/** The policy term before masks, weights and share: what the gate made of ratio and advantage. */
+export function gateValue(of: Reading | null): number {
+  if (!of?.result) return NaN;
+  const penalty = of.result.penalties.reduce((sum, each) => sum + (each.penalty[of.token] ?? 0), 0);
+  const factor = at(of, "mask") * at(of, "weight");
+  return factor === 0 ? NaN : (at(of, "tokenObjective") + penalty) / factor;
+}
+
+/** Whether a constraint has the coefficient 0: it then does nothing. */
+export function isOff(use: PartUse): boolean {
+  const values = parameters("constraint", use);
+  return (values.beta ?? values.coefficient) === 0;
+}
+
+/** A constraint's penalty and its share of the gradient weight at the token. */
+export function penaltyOf(of: Reading | null, use: PartUse): { penalty: number; weight: number } {
+  const none = { penalty: NaN, weight: NaN };
+  if (!of?.result || isOff(use)) return none;
+  const alike = of.spec.parts.constraint.filter((each) => each.part === use.part && !isOff(each));
+  const results = of.result.penalties.filter((each) => each.use.part === use.part);
+  const found = results[alike.indexOf(use)];
+  return found ? { penalty: found.penalty[of.token] ?? NaN, weight: found.weight[of.token] ?? NaN } : none;
+}
+
+/** Mean and standard deviation of what is known of some values. */
+export function spread(values: Iterable<number>, ddof: number): { n: number; mean: number; std: number } {
+  const known = [...values].filter((value) => !Number.isNaN(value));
+  const n = known.length;
+  const mean = known.reduce((a, b) => a + b, 0) / n;
+  const squares = known.reduce((a, b) => a + (b - mean) ** 2, 0);
+  return { n, mean, std: n > ddof ? Math.sqrt(squares / (n - ddof)) : NaN };
+}

@@ -1,0 +1,152 @@
+/** What a part does to one token, in plain words. */
+import { MASK_REASONS } from "../../channels";
+import { change, percent } from "../../format";
+import { CLIPPED, type PartUse, parameters, type Slot } from "../../objective";
+import { branches } from "./formulas";
+import { at, channel, counted, counts, penaltyOf, type Reading } from "./reading";
+import { isLast, type Place, short, shortSigned, stageValue } from "./symbols";
+
+/** One or two sentences; "" where there is nothing to add to the formula. */
+export function sentence(place: Place, of: Reading): string {
+  if (!of.result && place.slot !== "baseline" && place.slot !== "scale" && place.slot !== "reward") return "";
+  const write: Partial<Record<Slot, (place: Place, of: Reading) => string>> = {
+    filter: filterSentence,
+    baseline: advantageSentence,
+    scale: advantageSentence,
+    modulation: advantageSentence,
+    ratio: ratioSentence,
+    bounds: boundsSentence,
+    gate: (place, of) => gateSentence(place.use, of),
+    weight: weightSentence,
+    mask: (_, of) => maskSentence(of),
+    constraint: (place, of) => constraintSentence(place.use, of),
+    aggregation: aggregationSentence,
+  };
+  return write[place.slot]?.(place, of) ?? "";
+}
+
+function filterSentence(_place: Place, of: Reading): string {
+  return at(of, "aggregation") === 0 && counts(of) ? "This response takes no part." : "This response takes part.";
+}
+
+function advantageSentence(place: Place, of: Reading): string {
+  if (of.group.flat && place.slot === "baseline") return "Every sibling scored the same, so there is nothing to learn from this group.";
+  const value = stageValue(place, of);
+  if (Number.isNaN(value)) return isLast(place, of) ? "" : "This step cannot be shown alone: it was computed over more than this group.";
+  if (!isLast(place, of)) {
+    if (place.slot !== "baseline") return "";
+    if (value === 0) return "This response scored exactly what was expected.";
+    return `This response scored ${short(Math.abs(value))} ${value > 0 ? "above" : "below"} what it is compared with.`;
+  }
+  const off = disagreement(place, of, value);
+  if (off) return off;
+  if (value === 0) return "Exactly as good as expected: nothing pulls its tokens either way.";
+  const better = value > 0;
+  return `This response did ${better ? "better" : "worse"} than expected, so each of its tokens is a candidate to be made ${better ? "more" : "less"} likely.`;
+}
+
+/** Where the advantage used is not what the formula gives for this group: the trainer's own was taken. */
+function disagreement(place: Place, of: Reading, value: number): string {
+  const { stages } = of;
+  const computed = place.slot === "scale" ? stages.scale[place.number] : place.slot === "modulation" ? stages.modulation[place.number] : stages.baseline;
+  const here = computed?.get(of.response.key)?.[of.token] ?? NaN;
+  if (Number.isNaN(here) || Math.abs(here - value) <= 1e-4 * Math.max(1, Math.abs(here))) return "";
+  return `The advantage that was recorded and used is ${shortSigned(value)}; the formula gives ${shortSigned(here)} for this group.`;
+}
+
+function ratioSentence(place: Place, of: Reading): string {
+  const ratio = at(of, "ratio");
+  if (place.use.part === "one") return "The algorithm does not compare with the policy that sampled.";
+  if (place.use.part === "token") return change(Math.log(ratio));
+  return `All of the response is compared at once: ${change(Math.log(ratio)).toLowerCase().replace(" it was ", " they were ")}`;
+}
+
+function boundsSentence(_place: Place, of: Reading): string {
+  const [ratio, low, high] = [at(of, "ratio"), at(of, "low"), at(of, "high")];
+  if (!Number.isFinite(low) && !Number.isFinite(high)) return "";
+  const range = `${short(low)} to ${short(high)}`;
+  if (ratio < low) return `The ratio ${short(ratio)} is below the range ${range}.`;
+  if (ratio > high) return `The ratio ${short(ratio)} is above the range ${range}.`;
+  return `The ratio ${short(ratio)} is inside the range ${range}.`;
+}
+
+function gateSentence(use: PartUse, of: Reading): string {
+  if (!counts(of)) return "The token does not count, so there is nothing to gate.";
+  const code = at(of, "clipped");
+  if (at(of, "advantages") === 0) return "The advantage is 0, so the policy term is 0 whatever the ratio.";
+  const winner = branches(use, of).find((branch) => branch.state === "wins");
+  if (code === 1 || code === 2) {
+    return winner
+      ? "The clipped branch wins the min. It does not depend on the policy, so its gradient is 0."
+      : `The ratio is ${CLIPPED[code]} already, so the policy term pushes no further.`;
+  }
+  if (code === 3) return "The dual clip wins. It does not depend on the policy, so its gradient is 0.";
+  if (code === 4) return "The ratio is beyond the cap δ, so the policy term does not push.";
+  if (code === 5) return "The token is outside the trust region, so the policy term does not push.";
+  if (code === 6 || code === 7) return `The ratio is ${code === 6 ? "held up to its lower" : "held down to its upper"} bound, and the token still pushes.`;
+  if (winner) return `The ${winner.name} branch wins, so the push passes.`;
+  return branches(use, of).length ? "Both branches are equal: the ratio is inside its range, and the push passes." : "Nothing silences this token.";
+}
+
+function weightSentence(_place: Place, of: Reading): string {
+  const weight = at(of, "weight");
+  return weight === 1 ? "The token weighs as much as any." : `The token’s push is multiplied by ${short(weight)}.`;
+}
+
+/** Why the token counts or does not. */
+export function maskSentence(of: Reading): string {
+  const reason = Number(of.pass.tokens?.reason?.[of.token] ?? 0);
+  if (!counts(of)) return `Not counted: ${MASK_REASONS[reason] ?? "left out by the trainer"}.`;
+  if (of.result && at(of, "mask") === 0) return "The algorithm’s mask leaves the policy term of this token out.";
+  return "The policy wrote it, and it counts.";
+}
+
+function constraintSentence(use: PartUse, of: Reading): string {
+  const { penalty, weight } = penaltyOf(of, use);
+  if (Number.isNaN(penalty)) return "This term is over the whole vocabulary: no token that was sampled answers for it.";
+  if (penalty === 0 && weight === 0) return "The token has not moved from the reference, so nothing pulls it back.";
+  const drift = channel(of, "log_probs") - channel(of, String(parameters("constraint", use).reference ?? "ref_log_probs"));
+  const where = Number.isNaN(drift) ? "" : `The model gives the token ${drift > 0 ? "more" : "less"} probability than the reference. `;
+  return `${where}The pull on it is ${weight > 0 ? "down" : weight < 0 ? "up" : "nothing"}${weight ? `, by ${short(Math.abs(weight), 3)}` : ""}.`;
+}
+
+function aggregationSentence(_place: Place, of: Reading): string {
+  const share = at(of, "aggregation");
+  if (!share) return "The token has no share in the loss.";
+  return `The token’s objective is ${percent(share)} of what the loss adds up. ${counted(of)} tokens of this response count.`;
+}
+
+/** The verdict on a token: the first thing to read about it. */
+export function verdict(of: Reading): string {
+  if (!counts(of)) return maskSentence(of);
+  if (!of.result) return "The algorithm cannot be computed for it.";
+  const push = at(of, "push");
+  const code = at(of, "clipped");
+  const log = channel(of, "log_probs") - channel(of, "old_log_probs");
+  const words = change(log);
+  const moved = words.includes("likely") && log !== 0 ? `already ${words.replace(/ now (than|as) when it was sampled\.$/, " $1 when sampled")}, so ` : "";
+  if (code >= 1 && code <= 5) {
+    const rest = push === 0 ? "pushes no further" : `pushes no further; the constraint pulls it ${push > 0 ? "up" : "down"}`;
+    return `Clipped: ${moved}the policy term ${rest}.`;
+  }
+  if (of.group.flat && push === 0) return "Every sibling scored the same, so nothing is learned from it.";
+  if (push === 0) return "Not pushed.";
+  if (at(of, "policyWeight") === 0) {
+    return `${of.group.flat ? "Every sibling scored the same, so only" : "Only"} the constraint pulls at it, ${push > 0 ? "up: made more likely" : "down: made less likely"}.`;
+  }
+  const hardest = rank(of);
+  return `Pushed ${push > 0 ? "up: made more likely" : "down: made less likely"}${hardest}.`;
+}
+
+/** `, hardest of 32 tokens in the response` where it is. */
+function rank(of: Reading): string {
+  const pushes = of.result?.push ?? new Float64Array();
+  const own = Math.abs(pushes[of.token] ?? 0);
+  let [above, n, equal] = [0, 0, 0];
+  for (const push of pushes) {
+    if (push !== 0) n++;
+    if (Math.abs(push) > own * (1 + 1e-9)) above++;
+    else if (Math.abs(push) >= own * (1 - 1e-9)) equal++;
+  }
+  return above === 0 && equal === 1 && n > 1 ? `, hardest of ${n} tokens of this response` : "";
+}

@@ -1,0 +1,118 @@
+/** An advantage step by step, by the engine itself: the reward as shaped, then compared, scaled and modulated. */
+import type { StepGroup, StepResponse } from "../../bundle/step";
+import { advantagesOf, type AlgorithmSpec, type Batch, describePart, INPUTS, makeBatch, type PartUse } from "../../objective";
+
+/** Values after each part of a slot, per token of a response; `null` where they cannot be computed from one group. */
+export interface Stages {
+  /** The rewards of the group as they are compared, by response key. */
+  reward: ReadonlyMap<string, number> | null;
+  baseline: ReadonlyMap<string, Float64Array> | null;
+  /** One entry a use of the slot. */
+  scale: readonly (ReadonlyMap<string, Float64Array> | null)[];
+  modulation: readonly (ReadonlyMap<string, Float64Array> | null)[];
+}
+
+type ByResponse = ReadonlyMap<string, Float64Array>;
+
+/**
+ * The stages on one group. Parts that look beyond a group (over the batch, into history) end the chain with `null`: what is
+ * shown then is the advantage itself alone.
+ */
+export function stagesOf(spec: AlgorithmSpec, group: StepGroup): Stages {
+  const batch = groupBatch(group);
+  const { parts } = spec;
+  const run = (changes: Partial<AlgorithmSpec["parts"]>, ofPart: PartUse | null, slot: "baseline" | "scale" | "modulation"): ByResponse | null => {
+    if (!batch || spec.mixture.length || (ofPart && !inGroup(slot, ofPart))) return null;
+    try {
+      const each = { ...spec, parts: { ...parts, filter: [], ...changes } };
+      const { advantages } = advantagesOf(each, batch);
+      return byResponse(group, advantages);
+    } catch {
+      return null;
+    }
+  };
+  const plain = run({ baseline: { part: "none" }, scale: [], modulation: [] }, null, "baseline");
+  const baseline = run({ scale: [], modulation: [] }, parts.baseline, "baseline");
+  const scale: (ByResponse | null)[] = [];
+  let broken = baseline === null;
+  parts.scale.forEach((use, n) => {
+    const values: ByResponse | null = broken ? null : run({ scale: parts.scale.slice(0, n + 1), modulation: [] }, use, "scale");
+    broken ||= values === null;
+    scale.push(values);
+  });
+  const modulation: (ByResponse | null)[] = [];
+  parts.modulation.forEach((use, n) => {
+    const values: ByResponse | null = broken ? null : run({ modulation: parts.modulation.slice(0, n + 1) }, use, "modulation");
+    broken ||= values === null;
+    modulation.push(values);
+  });
+  const shaped = (response: StepResponse) => plain?.get(response.key)?.[firstCounted(response)] ?? NaN;
+  const reward = plain && new Map(group.responses.map((response) => [response.key, shaped(response)]));
+  return { reward: parts.reward.length ? reward : rewards(group), baseline, scale, modulation };
+}
+
+function rewards(group: StepGroup): ReadonlyMap<string, number> {
+  return new Map(group.responses.map((response) => [response.key, response.reward]));
+}
+
+function firstCounted(response: StepResponse): number {
+  return Array.prototype.findIndex.call(response.passes[0]?.tokens?.mask ?? [], (m: number) => m > 0);
+}
+
+function inGroup(slot: "baseline" | "scale" | "modulation", use: PartUse): boolean {
+  const scope = describePart(slot, use.part)?.scope;
+  return scope === "token" || scope === "response" || scope === "group";
+}
+
+function width(group: StepGroup): number {
+  return Math.max(1, ...group.responses.map((response) => response.passes[0]?.tokens?.n ?? 0));
+}
+
+function byResponse(group: StepGroup, values: Float64Array): ByResponse {
+  const T = width(group);
+  // One value a response where all of its tokens have the same.
+  const alike = values.length === group.responses.length;
+  return new Map(group.responses.map((response, b) => [response.key, alike ? new Float64Array(T).fill(values[b] ?? NaN) : values.subarray(b * T, (b + 1) * T)]));
+}
+
+/** The group as a batch of its own, a row a response, in the group's order. */
+function groupBatch(group: StepGroup): Batch | null {
+  const { responses } = group;
+  const [B, T] = [responses.length, width(group)];
+  if (!B) return null;
+  const names = new Set(responses.flatMap((response) => [...(response.passes[0]?.tokens?.channels.keys() ?? [])]));
+  const arrays: Record<string, Float64Array> = {
+    mask: tokenwise(responses, T, (response, t) => Number(response.passes[0]?.tokens?.mask[t] ?? 0)),
+    log_probs: new Float64Array(B * T),
+    reward: Float64Array.from(responses, (response) => response.reward),
+    group: new Float64Array(B),
+    truncated: Float64Array.from(responses, (response) => Number(isTruncated(response))),
+  };
+  for (const name of names) {
+    if (!INPUTS[name]?.axes.includes("BT")) continue;
+    arrays[name] = tokenwise(responses, T, (response, t) => response.passes[0]?.tokens?.channels.get(name)?.[t] ?? 0);
+  }
+  const K = responses[0]?.components.length ?? 0;
+  if (K && responses.every((response) => response.components.length === K)) {
+    arrays.reward_components = Float64Array.from(responses.flatMap((response) => response.components));
+  }
+  try {
+    return makeBatch({ B, T, arrays });
+  } catch {
+    return null;
+  }
+}
+
+function isTruncated(response: StepResponse): boolean {
+  const reason = response.passes[0]?.tokens?.reason;
+  return reason ? Array.prototype.includes.call(reason, 2) : false;
+}
+
+function tokenwise(responses: readonly StepResponse[], T: number, value: (response: StepResponse, t: number) => number): Float64Array {
+  const out = new Float64Array(responses.length * T);
+  responses.forEach((response, b) => {
+    const n = Math.min(T, response.passes[0]?.tokens?.n ?? 0);
+    for (let t = 0; t < n; t++) out[b * T + t] = value(response, t);
+  });
+  return out;
+}

@@ -1,0 +1,31 @@
+/** The page's words, a line or two each, for who sees a run for the first time. */
+export const WORDS = {
+  rollout: "The model answers a batch of prompts. Its answers, the responses, are what it then trains on.",
+  update: "One step of the optimizer on responses of a rollout. A rollout may serve several updates.",
+  "prompt group": "All responses to one prompt. They are compared with each other.",
+  token: "A word or a piece of one: the unit a model reads and writes.",
+  reward: "The score that the reward functions gave a response.",
+  advantage: "How much better than expected a response did, for instance than the mean of its group. Above 0 its tokens are made more likely, below 0 less likely.",
+  policy: "The model as it is trained: what decides how likely each next token is.",
+  "reference policy": "The model that training is held near, usually as it was before training.",
+  "log-prob": "The logarithm of the probability the policy gives a token: 0 is certain, −0.69 is one half, −2.3 a tenth.",
+  ratio: "How many times likelier a token is now than when it was sampled. 1 means unchanged.",
+  "log-ratio": "The logarithm of the ratio: above 0 the token became more likely, below 0 less.",
+  "on-policy": "The policy that is trained is still the one that sampled, as at the first update after sampling. Then every ratio is 1.",
+  clip: "Beyond a bound on the ratio a token is no longer pushed further the same way, so that one update cannot move the policy far.",
+  "dual clip": "A second bound, for tokens of negative advantage: beyond a large ratio they are not pushed at all.",
+  mask: "Which tokens count in the loss. Hatched ones do not: text of a tool, for example.",
+  push: "How hard the update moves a token. Blue, above 0: it is made more likely. Orange, below 0: less likely.",
+  "gradient weight": "What the loss changes by when a token's log-prob does. The push is its negative.",
+  "token objective": "What one token adds to what training makes larger, before all tokens become one number.",
+  detached: "Taken as a plain number: no gradient flows through it. A detached ratio weighs a token and is not itself trained.",
+  KL: "How far the policy has moved from another one. As a constraint it pulls back, like a rubber band.",
+  entropy: "How undecided the policy is about the next token: 0 when it is sure, larger the more tokens it could well have written.",
+  aggregation: "How the terms of all tokens become one loss: whether every token counts the same, or every response.",
+  loss: "The one number that training makes smaller: the objective with its sign turned.",
+  gradient: "For every weight of the model: which way, and how strongly, changing it changes the loss.",
+  "learning rate": "How large a step the weights take along the gradient.",
+  "what-if": "The same tokens and the same weights under another algorithm. Not what training would have done.",
+} as const satisfies Record<string, string>;
+
+export type Word = keyof typeof WORDS;
