@@ -178,11 +178,19 @@ $(CHROMIUM): $(ENVIRONMENT)
 	    echo "No Chromium: install your system's (Debian: apt-get install chromium), then make again" >&2; exit 1; }; }
 	@touch $@
 
-# Subject of `make check`, and left behind by `make test`: which lines the tests reach. Call pytest, not
-# `python -m pytest`, which would put the tree first on the path and hide where the packages are installed.
+# Subject of `make check`, and left behind by `make test`: which lines the tests reach. Those of the page run beside the
+# others, on a core of their own; what they say comes at the end. Call pytest, not `python -m pytest`, which would put the
+# tree first on the path and hide where the packages are installed.
 .coverage: $(PYTHON_SOURCES) $(DATA) pyproject.toml | $(ENVIRONMENT) $(VIEWER) $(CHROMIUM)
 	@echo "» Python tests (some minutes: models are trained for real)"
-	@$(BIN)/pytest --cov --cov-report=
+	@rm -f .coverage.*
+	@COVERAGE_FILE=.coverage.page $(BIN)/pytest tests/viewer --cov --cov-report= -p no:cacheprovider >.coverage.log 2>&1 & page=$$!; \
+	trap 'kill $$page 2>/dev/null' EXIT; \
+	COVERAGE_FILE=.coverage.rest $(BIN)/pytest --ignore tests/viewer --cov --cov-report=; rest=$$?; \
+	echo "» tests of the page"; \
+	wait $$page; seen=$$?; cat .coverage.log; rm -f .coverage.log; \
+	test $$rest = 0 -a $$seen = 0
+	@$(BIN)/coverage combine --quiet
 
 # --- the viewer ------------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import expect
-from viewer.pages import BUILT
+from viewer.pages import BUILT, VIEWER
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -85,3 +86,22 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("twice")
     return train(folder, gradient_accumulation_steps=2, steps_per_generation=1, num_iterations=2, max_steps=2)
+
+
+@pytest.fixture(scope="session")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The viewer's analysis as a program for Node."""
+    folder = tmp_path_factory.mktemp("analysis")
+    command = [
+        "npx",
+        "vite",
+        "build",
+        "--config",
+        "tests/vite.config.ts",
+        "--logLevel",
+        "warn",
+        "--outDir",
+        str(folder),
+    ]
+    subprocess.run(command, cwd=VIEWER, check=True)
+    return folder / "analysis.js"

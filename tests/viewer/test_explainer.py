@@ -6,6 +6,7 @@ What-if on other bundles and every algorithm: `test_analysis.py` holds the analy
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,15 @@ def evaluated(run: Path, update: int, **changes: Any) -> tuple[MicroBatch, Evalu
 
 
 def opened(page: Page, url: str, place: str) -> None:
-    """The page at a place of a link."""
-    page.goto("about:blank")
+    """The page at a place of a link; where the page is open already, only the place changes."""
     page.goto(f"{url}#{place}")
     ready(page)
+    picked = dict(each.split("=", 1) for each in place.split("&"))
+    if "t" in picked:
+        page.wait_for_selector(f"[data-testid=explained-token][data-pass='{picked['r']}'][data-token='{picked['t']}']")
     page.wait_for_selector("[data-testid=slot]")
+    if "vs" in picked:
+        page.wait_for_selector("[data-testid=differing]")
 
 
 def terms(page: Page, slot: str) -> list[dict[str, Any]]:
@@ -123,7 +128,7 @@ def test_the_numbers_on_the_terms_are_those_of_python(trained: Path, new_page: O
             else:
                 winner, loser = sorted(("unclipped branch", "clipped branch"), key=lambda n: one(gate, n)["value"])
                 assert states == {winner: (True, False), loser: (False, True)}
-            close(terms(page, "aggregation"), "share", python.aggregation[b, t])
+            close(terms(page, "aggregation"), "weight in the loss", python.aggregation[b, t])
             rows = page.locator("[data-testid=result] tr[data-row]").evaluate_all(
                 "r => Object.fromEntries(r.map(e => [e.dataset.row, Number(e.querySelector('td').dataset.value)]))"
             )
@@ -282,37 +287,40 @@ def test_another_algorithm_and_aggregation_recompute_and_say_what_is_missing(tra
         expect(page.get_by_test_id("badge")).to_have_attribute("data-state", "reproduced")
 
 
-@pytest.mark.parametrize("other", ["dapo", "gspo", "cispo", "dapo.trl"])
-def test_beside_another_algorithm_exactly_the_differing_slots_are_marked(
-    trained: Path, new_page: OpenPage, other: str
-) -> None:
+def test_beside_another_algorithm_exactly_the_differing_slots_are_marked(trained: Path, new_page: OpenPage) -> None:
     page = new_page()
+    with served(trained) as url:
+        for other in ("dapo", "gspo", "cispo", "dapo.trl"):
+            beside(page, url, trained, other)
+
+
+def beside(page: Page, url: str, trained: Path, other: str) -> None:
     bundle = open_bundle(trained)
     assert bundle.manifest.algorithm
     spec = algorithms.get(bundle.manifest.algorithm)
     expected = {difference.slot for difference in algorithms.diff(spec, other)} - {"mixture"}
     part, python = evaluated(trained, FURTHER)
     b, t = tokens_to_look_at(part, python)[-1]
-    with served(trained) as url:
-        opened(page, url, f"{place_of(trained, part, b, t)}&vs={other}")
-        marked = page.locator("[data-slot][data-differs=true]").evaluate_all("s => s.map(e => e.dataset.slot)")
-        assert set(marked) == expected
-        assert len(marked) == len(expected)
-        words = page.get_by_test_id("differing").inner_text()
-        assert words.startswith(f"{len(expected)} of 12 slots differ" if expected else "No slot differs")
-        for slot in expected:
-            assert page.locator(f"[data-slot={slot}] [data-testid=side]").count() == 2, slot
-        if other == "gspo":
-            both = evaluate(algorithms.get(other), part.batch)
-            values = [
-                term["value"] for term in terms(page, "ratio") if term["name"] == "ratio" and term["value"] is not None
-            ]
-            assert abs(values[0] - python.ratio[b, t]) < 1e-9
-            assert any(abs(value - both.ratio[b, t]) < 1e-9 for value in values[1:])
-        page.locator("body").press("x")
-        expect(page.locator("[data-slot][data-differs]")).to_have_count(0)
-        page.locator("body").press("x")
-        expect(page.locator("[data-slot][data-differs=true]")).to_have_count(len(expected))
+    opened(page, url, f"{place_of(trained, part, b, t)}&vs={other}")
+    expect(page.get_by_test_id("beside")).to_have_text(re.compile(re.escape(algorithms.get(other).name)))
+    marked = page.locator("[data-slot][data-differs=true]").evaluate_all("s => s.map(e => e.dataset.slot)")
+    assert set(marked) == expected
+    assert len(marked) == len(expected)
+    words = page.get_by_test_id("differing").inner_text()
+    assert words.startswith(f"{len(expected)} of 12 slots differ" if expected else "No slot differs")
+    for slot in expected:
+        assert page.locator(f"[data-slot={slot}] [data-testid=side]").count() == 2, slot
+    if other == "gspo":
+        both = evaluate(algorithms.get(other), part.batch)
+        values = [
+            term["value"] for term in terms(page, "ratio") if term["name"] == "ratio" and term["value"] is not None
+        ]
+        assert abs(values[0] - python.ratio[b, t]) < 1e-9
+        assert any(abs(value - both.ratio[b, t]) < 1e-9 for value in values[1:])
+    page.locator("body").press("x")
+    expect(page.locator("[data-slot][data-differs]")).to_have_count(0)
+    page.locator("body").press("x")
+    expect(page.locator("[data-slot][data-differs=true]")).to_have_count(len(expected))
 
 
 def test_every_term_opens_its_explanation_by_mouse_and_by_keyboard(trained: Path, new_page: OpenPage) -> None:
@@ -381,8 +389,8 @@ def test_nothing_serious_for_axe(trained: Path, new_page: OpenPage, scheme: str)
         assert faults == []
 
 
-@pytest.mark.parametrize("width", [360, 390])
-def test_it_fits_a_phone(trained: Path, new_page: OpenPage, width: int) -> None:
+def test_it_fits_a_phone(trained: Path, new_page: OpenPage) -> None:
+    width = 360
     page = new_page(viewport={"width": width, "height": 780})
     with served(trained) as url:
         page.goto(f"{url}#u={FURTHER}&view=algorithm&vs=gspo&what=dr_grpo")

@@ -173,11 +173,13 @@ def test_what_a_long_response_scored_stays_in_view(new_page: OpenPage, tmp_path:
         page.goto(url)
         ready(page)
         page.locator("[data-pane=step] .body").evaluate("body => (body.scrollTop = 900)")
-        page.wait_for_timeout(300)
-        side = page.locator("[data-testid=response] .side").first.bounding_box()
-        bar = page.locator(".chan").bounding_box()
-        assert side and bar
-        assert bar["y"] + bar["height"] <= side["y"] < bar["y"] + bar["height"] + 20
+        page.wait_for_function(
+            """() => {
+              const box = s => document.querySelector(s).getBoundingClientRect();
+              const [side, bar] = [box("[data-testid=response] .side"), box(".chan")];
+              return bar.top > 0 && bar.bottom <= side.top && side.top < bar.bottom + 20;
+            }"""
+        )
 
 
 def test_served_and_exported_pages_call_the_run_the_same(new_page: OpenPage, tmp_path: Path) -> None:

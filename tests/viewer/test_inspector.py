@@ -239,7 +239,7 @@ def test_only_the_open_update_is_read_until_a_response_is_followed_to_its_other_
     with served(spread) as url:
         page.goto(f"{url}#u=2")
         ready(page)
-        page.wait_for_timeout(300)
+        page.wait_for_load_state("networkidle")
         assert len({re.sub(r"\..*", "", name.rsplit("/", 1)[1]) for name in asked if "/segments/" in name}) == 1
         response = page.locator("[data-testid=response]:not(.out)").first
         number_of = row_of(response)
@@ -355,3 +355,66 @@ def test_on_a_phone_a_tap_fills_the_bar_and_why_opens_the_algorithm(new_page: Op
         assert small == []
         bar.get_by_role("button", name="Why").click()
         expect(page.locator("[data-pane=algorithm]")).to_be_visible()
+
+
+def test_a_first_arrow_key_picks_the_token_that_is_pushed_hardest(new_page: OpenPage) -> None:
+    python = pushes(SMOLLM2, 3)
+    page = new_page()
+    with served(SMOLLM2) as url:
+        page.goto(f"{url}#u=3")
+        ready(page)
+        rows = [row_of(row) for row in page.locator("[data-testid=response]").all()]
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("() => location.hash.includes('&t=')")
+        row, token = page.evaluate(
+            """(() => {
+              const place = new URLSearchParams(location.hash.slice(1));
+              return [place.get("r").split(".")[1], place.get("t")];
+            })()"""
+        )
+        hardest = max(float(np.abs(python[r]["push"]).max()) for r in rows)
+        assert abs(python[int(row)]["push"][int(token)]) == pytest.approx(hardest)
+
+
+def test_under_a_what_if_colours_keep_the_scale_of_the_run(new_page: OpenPage) -> None:
+    page = new_page()
+    with served(SMOLLM2) as url:
+        page.goto(f"{url}#u=0")
+        ready(page)
+        ends = [page.inner_text(f"[data-testid=scale-{end}]") for end in ("min", "max")]
+        full = [colour for colour in colours(page) if colour in ("d0", "d10")]
+        page.evaluate("location.hash = '#u=0&what=dr_grpo'")
+        expect(page.locator("[data-testid=kept-scale]")).to_be_visible()
+        kept = [page.inner_text(f"[data-testid=scale-{end}]") for end in ("min", "max")]
+        assert [end.strip("≤≥ ") for end in kept] == [end.strip("≤≥ ") for end in ends]
+        assert full and not [colour for colour in colours(page) if colour in ("d0", "d10")], "weaker pushes look weaker"
+
+
+def test_picked_tokens_are_counted_over_the_update_and_stepped_through(new_page: OpenPage) -> None:
+    python = pushes(SMOLLM2, 3)
+    wanted = sum(int(((each["clipped"] > 0) & (each["advantage"] < 0)).sum()) for each in python.values())
+    page = new_page()
+    with served(SMOLLM2) as url:
+        page.goto(f"{url}#u=3&brush=clipped_negative;1;1")
+        ready(page)
+        counts = page.locator("[data-testid=group-picked]").all_inner_texts()
+        assert sum(int(re.sub(r"\D", "", text)) for text in counts) == wanted > 0
+        here = int(re.findall(r"\d+", page.inner_text("[data-testid=picked]"))[0])
+        expect(page.locator("[data-testid=find-count]")).to_have_text(f"–/{here}" if here else "none")
+        page.locator("[data-testid=group-card]", has=page.locator("[data-testid=group-picked]")).first.click()
+        page.click("[aria-label='Next match']")
+        expect(page.locator(f"{STEP} .tok[data-selected][data-m~=c]")).to_have_count(1)
+
+
+def test_on_a_phone_the_first_token_is_in_the_upper_half(new_page: OpenPage) -> None:
+    page = new_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    with served(SMOLLM2) as url:
+        page.goto(f"{url}#u=3&view=step")
+        ready(page)
+        box = page.locator(f"{STEP} .tok").first.bounding_box()
+        assert box and box["y"] < 480
+        expect(page.locator("[data-testid=sort]")).to_be_hidden()
+        page.click("[data-testid=unfold]")
+        page.select_option("[data-testid=sort]", "order")
+        page.click("[data-testid=rendered]")
+        expect(page.locator("[data-testid=rendered-text]").first).to_be_visible()

@@ -11,15 +11,25 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 from viewer.conftest import OpenPage
-from viewer.pages import VIEWER, served, text_of
+from viewer.pages import VIEWER, assert_shows, served, text_of
 
-from unipo_hooks import evaluate, open_bundle
+from unipo_hooks import evaluate, examples, open_bundle
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.algorithms import given_advantages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+SHOWN = (
+    {"update", "groups", "rollout"},
+    {"responses"},
+    {"best", "worst", "mean", "scored"},
+    {"responses", "response", "advantage", "mean", "reward", "difference", "std", "quotient", "above", "below"},
+    {"token", "response", "p_then", "low", "high", "clipped", "counted", "objective", "push", "one_in"},
+    {"tokens", "responses", "one_in", "objective", "weight", "term", "sum", "loss", "trainer_loss"},
+    {"learning_rate", "grad_norm", "reward"},
+)
+"""What each beat says in numbers at the least."""
 BEATS = ("Prompts", "Responses", "Rewards", "Advantages", "Token objectives", "Aggregation", "Update")
 AXE = VIEWER / "node_modules" / "axe-core" / "axe.min.js"
 CALM = {"reduced_motion": "reduce"}
@@ -29,28 +39,34 @@ def open_at(page: Page, url: str, beat: int = 1, update: int | None = None) -> N
     at = f"u={update}&" if update is not None else ""
     page.goto(f"{url}#{at}learn={beat}")
     page.wait_for_selector(f"[data-testid=lesson][data-beat='{beat}'] [data-what]")
+    settled(page, beat)
+
+
+def settled(page: Page, beat: int) -> None:
+    """Wait until the beat is there with all it has to say."""
+    page.wait_for_selector(f"[data-testid=lesson][data-beat='{beat}'] [aria-busy=false]")
 
 
 def go(page: Page, beat: int) -> None:
     page.click(f"[data-testid=beats] li:nth-child({beat}) button")
-    expect(page.locator("[data-testid=lesson]")).to_have_attribute("data-beat", str(beat))
-    page.wait_for_timeout(60)
+    settled(page, beat)
 
 
 def numbers(page: Page) -> dict[str, float]:
-    """The numbers of the beat, by what they are, in full."""
-    found: dict[str, float] = page.locator("[data-testid=lesson] [data-what]").evaluate_all(
-        "all => Object.fromEntries(all.map(e => [e.dataset.what, Number(e.dataset.exact)]))"
+    """The numbers of the beat, by what they are, in full; each is what is read there, rounded."""
+    found: list[tuple[str, float, str]] = page.locator("[data-testid=lesson] [data-what]").evaluate_all(
+        "all => all.map(e => [e.dataset.what, Number(e.dataset.exact), e.innerText])"
     )
-    return found
+    for _, exact, text in found:
+        assert_shows(text.replace("\u2009", ""), exact)
+    return {what: exact for what, exact, _ in found}
 
 
 def walk(page: Page) -> list[tuple[str, dict[str, float]]]:
     """Every beat's text and numbers, by the button that leads on."""
     found = []
     for beat in range(1, 8):
-        expect(page.locator("[data-testid=lesson]")).to_have_attribute("data-beat", str(beat))
-        page.wait_for_timeout(120 if beat < 7 else 600)
+        settled(page, beat)
         found.append((text_of(page.locator("[data-testid=lesson] .read")), numbers(page)))
         if beat < 7:
             page.click("[data-testid=lesson-next]")
@@ -117,14 +133,14 @@ def check_numbers(path: Path, at: dict[str, str], beats: list[dict[str, float]])
          "quotient": (own["reward"] - rewards.mean()) / (spread + 1e-4),
          "above": int((rewards > rewards.mean()).sum()), "below": int((rewards < rewards.mean()).sum())},
         {"token": token + 1, "response": ranked.index(own) + 1, "p_then": p_then, "p_now": p_now,
-         "ratio": p_now / p_then,
+         "ratio": p_now / p_then, "used_ratio": p_now / p_then, "objective": objective, "policy": push - pull,
          "low": 1 - allowed["epsilon_low"], "high": 1 + allowed["epsilon_high"],
-         "advantage": advantage, "push": push, "pull": pull,
+         "advantage": advantage, "push": push, "pull": pull, "one_in": 1 / share,
          "clipped": sum(int(((clips[k] > 0) & (clips[k] < 6) & counts[k]).sum()) for k in here),
          "counted": sum(int(counts[k].sum()) for k in here), "tokens": sum(int(counts[k].sum()) for k in here),
          "harder": sum(int((np.abs(pushes[k]) > abs(push)).sum()) for k in here)},
         {"tokens": sum(int(c.sum()) for c in counts.values()), "responses": sum(bool(c.any()) for c in counts.values()),
-         "one": 1, "one_in": 1 / share, "share": share, "objective": objective, "term": share * objective,
+         "one_in": 1 / share, "weight": share, "objective": objective, "term": share * objective,
          "sum": -loss, "loss": loss, "trainer_loss": metrics[update]["policy_loss"]},
         {name: metrics[update][name] for name in ("learning_rate", "grad_norm", "reward")},
     ]  # fmt: skip
@@ -138,6 +154,7 @@ def check_numbers(path: Path, at: dict[str, str], beats: list[dict[str, float]])
         last |= {"p_now": p_now, "p_after": math.exp(measured(after)["log_probs"]), "after": after}
     errors = []
     for beat, (shown, known) in enumerate(zip(beats, true, strict=True), 1):
+        assert SHOWN[beat - 1] <= shown.keys(), f"beat {beat} does not show {SHOWN[beat - 1] - shown.keys()}"
         for name, value in shown.items():
             assert name in known, f"beat {beat} shows {name}, which nothing says"
             errors.append((abs(value - known[name]) / max(abs(known[name]), 1e-3), f"beat {beat}: {name} {value}"))
@@ -146,17 +163,13 @@ def check_numbers(path: Path, at: dict[str, str], beats: list[dict[str, float]])
     return worst[0]
 
 
-def smollm2() -> Path:
-    """A bundle of a real language model with long completions: that of the examples."""
-    found = sorted((Path(__file__).parents[2] / "examples").glob("**/smollm2*/manifest.json"))
-    if not found:
-        pytest.skip("no SmolLM2 bundle in examples/")
-    return found[0].parent
+SMOLLM2 = Path(str(examples.__file__)).parent / "smollm2"
+"""A bundle of a real language model with long completions."""
 
 
 def test_every_number_of_a_walk_is_the_bundles(new_page: OpenPage, trained: Path) -> None:
     walks = []
-    for bundle, update in ((trained, 12), (smollm2(), None)):
+    for bundle, update in ((trained, 12), (SMOLLM2, None)):
         page = new_page(**CALM)
         with served(bundle) as url:
             open_at(page, url, update=update)
@@ -166,6 +179,7 @@ def test_every_number_of_a_walk_is_the_bundles(new_page: OpenPage, trained: Path
             asked = page.locator("[data-testid=lesson] q").inner_text().split("…")[0].strip()
         prompts = {" ".join(r["prompt"].split()) for r in open_bundle(bundle).responses().to_pylist()}
         assert asked and any(asked in prompt for prompt in prompts)
+    assert {"p_now", "ratio", "policy", "pull"} <= walks[1][4][1].keys(), "a policy that has moved, held by a reference"
     assert "p_after" in walks[0][6][1], "nothing is said of what the step did to the token"
     for beat, ((first, _), (second, _)) in enumerate(zip(*walks, strict=True), 1):
         assert first != second, f"beat {beat} says the same of two bundles"
@@ -205,7 +219,9 @@ def test_the_walk_is_paused_turned_skipped_and_left(new_page: OpenPage, trained:
         lesson.focus()
         page.keyboard.press("Escape")
         expect(lesson).to_have_count(0)
-        assert page.locator("[data-dim]").count() == 0 and "learn" not in place(page)
+        assert page.locator("[data-dim]").count() == 0 and place(page) == {"u": "7"}, (
+            "what nobody picked is left behind"
+        )
 
 
 def test_a_link_opens_the_same_beat_and_nothing_moves_by_itself(new_page: OpenPage, trained: Path) -> None:
@@ -221,6 +237,23 @@ def test_a_link_opens_the_same_beat_and_nothing_moves_by_itself(new_page: OpenPa
         # Nothing is too faint to be read once it is pointed at.
         page.locator("[data-dim]").first.hover()
         assert page.locator("[data-dim]").first.evaluate("e => getComputedStyle(e).opacity") == "1"
+
+
+def test_the_buttons_stay_and_so_does_what_a_beat_speaks_of(new_page: OpenPage) -> None:
+    for width in (1440, 1024):
+        page = new_page(**CALM, viewport={"width": width, "height": 768})
+        with served(SMOLLM2) as url:
+            open_at(page, url, update=1)
+            heights = set()
+            for beat in range(1, 8):
+                go(page, beat)
+                box = page.locator("[data-testid=lesson-next]").bounding_box()
+                assert box
+                heights.add(box["y"])
+                panes = page.locator("[data-pane]:visible").evaluate_all("all => all.map(e => e.dataset.pane)")
+                wanted = {6: "algorithm", 7: "training"}.get(beat, "step")
+                assert wanted in panes and (width == 1440 or len(panes) == 2), f"beat {beat}: {panes}"
+            assert len(heights) == 1, "the button wanders from beat to beat"
 
 
 @pytest.mark.parametrize("width", [1440, 390])

@@ -144,7 +144,7 @@ def test_metrics_are_those_python_reads_and_say_what_they_are(new_page: OpenPage
                     continue
                 shown = row.locator("[data-testid=metric-value]").inner_text()
                 assert_shows(shown.removesuffix(" %"), metrics[number][name] * (100 if shown.endswith(" %") else 1))
-                row.locator("button").focus()  # by keyboard; a pointer does the same
+                row.locator("button").first.focus()  # by keyboard; a pointer does the same
                 assert page.inner_text("[data-testid=meaning]") == METRICS[name]
         page.hover("[data-metric=reward_std]")
         assert page.inner_text("[data-testid=meaning]") == METRICS["reward_std"]

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import expect
 from viewer.conftest import OpenPage
+from viewer.hosting import static
 from viewer.pages import BUILT, ready, text_of, written
 
 from unipo_hooks.export.html import export_html
@@ -35,23 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "notes").mkdir()
     (top / "notes" / "manifest.json").write_text('{"name": "an extension of a browser"}')
     return top
-
-
-@contextmanager
-def static(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Any static server, and the paths it is asked for."""
-    asked: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            asked.append(self.path)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/", asked
-        server.shutdown()
-        thread.join()
 
 
 def rail(page: Page) -> list[list[str | None]]:
@@ -131,8 +110,10 @@ def test_one_more_run_is_opened_beside_the_first(new_page: OpenPage, folder: Pat
     ready(page)
     assert rail(page) == [["letters", "ready", None], ["another", "ready", "true"]]
     # The same folder again: read anew, in its place. One that holds no run: nothing is lost.
+    page.click("[data-run=letters]")
+    expect(page.locator("[data-run=letters]")).to_have_attribute("aria-current", "true")
     page.set_input_files("[data-testid=open-another]", another)
-    page.wait_for_timeout(300)
+    expect(page.locator("[data-run=another]")).to_have_attribute("aria-current", "true")
     settled(page)
     assert [name for name, *_ in rail(page)] == ["letters", "another"]
     (tmp_path / "nothing").mkdir()
@@ -140,6 +121,20 @@ def test_one_more_run_is_opened_beside_the_first(new_page: OpenPage, folder: Pat
     page.set_input_files("[data-testid=open-another]", tmp_path / "nothing")
     expect(page.locator("[data-testid=runs-complaint]")).to_contain_text("There is no manifest.json in what you chose")
     assert len(rail(page)) == 2 and page.locator(".tok").count()
+
+
+def test_a_link_to_a_run_that_is_not_open_waits_for_it(new_page: OpenPage, folder: Path, tmp_path: Path) -> None:
+    page = new_page()
+    page.goto(export_html(folder / "letters", tmp_path / "letters.html").as_uri() + "#run=another&u=3")
+    ready(page)
+    awaited = page.locator("[data-testid=awaited]")
+    expect(awaited).to_contain_text("The link is to the run another, which is not open here.")
+    expect(awaited).to_contain_text("update 3 of it")
+    assert "u=3" not in page.evaluate("location.hash"), "the place in the other run is taken for one in this"
+    page.set_input_files("[data-testid=open-another]", written(tmp_path / "another", updates=5))
+    expect(page.locator("[data-run=another]")).to_have_attribute("aria-current", "true")
+    expect(page.locator("[data-testid=update-box]")).to_have_value("3")
+    expect(awaited).to_have_count(0)
 
 
 def test_a_list_beside_the_page_is_asked_for_only_without_a_manifest(
@@ -174,7 +169,7 @@ def test_a_list_beside_the_page_is_asked_for_only_without_a_manifest(
         page = new_page(expect="404")
         page.goto(f"{url}letters/")
         ready(page)
-        page.wait_for_timeout(300)
+        page.wait_for_load_state("networkidle")
         files = sorted({path for path in asked if "favicon" not in path})
         assert [path for path in files if "segments" not in path] == [
             "/letters/", "/letters/index.r0.jsonl", "/letters/manifest.json", "/letters/metrics.r0.jsonl",

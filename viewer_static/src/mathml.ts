@@ -8,6 +8,8 @@ import temml from "temml";
 
 /** Longer ones are no formula of a person's. */
 const MAX_LENGTH = 4000;
+/** Em by which a formula's own spaces, heights and shifts are bounded. */
+const MOST_SPACE = 4;
 const OPTIONS = { trust: false, throwOnError: true, maxExpand: 200, maxSize: [12, 40] as [number, number] };
 
 /** The formula as MathML text; `null` where Temml refuses it. For tests: the page builds nodes. */
@@ -53,6 +55,22 @@ function built(latex: string, display: boolean): Element | null {
     for (const name of ["mathcolor", "mathbackground", "href", "id"]) element.removeAttribute(name);
     element.style.removeProperty("color");
     element.style.removeProperty("background-color");
+    // A formula stays where it is: space may be wide, nothing moves far up, down or back.
+    for (const name of ["margin-left", "padding-top", "padding-bottom"]) {
+      const size = bounded(element.style.getPropertyValue(name));
+      if (size !== null) element.style.setProperty(name, size);
+    }
+    for (const name of ["width", "height", "depth", "voffset", "lspace"]) {
+      const size = bounded(element.getAttribute(name) ?? "", name === "voffset" ? -MOST_SPACE : -1);
+      if (size !== null) element.setAttribute(name, size);
+    }
   }
+  for (const link of box.querySelectorAll("a")) link.replaceWith(...link.childNodes);
   return box.querySelector("math");
+}
+
+/** A length that is allowed, in place of one that is too large or too small; `null` where it may stay. */
+function bounded(length: string, least = -1): string | null {
+  const size = parseFloat(length);
+  return size < least || size > MOST_SPACE ? `${Math.max(least, Math.min(MOST_SPACE, size))}em` : null;
 }

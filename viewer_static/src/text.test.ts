@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 
 import { isSpecial, oneLine, pieces, promptTitle } from "./text";
 
@@ -44,5 +44,20 @@ describe("titles", () => {
   it("hold no control characters and no end of text", () => {
     expect(oneLine("a\u202e\u0000b\n\nc")).toBe("a b c");
     expect(oneLine("word ".repeat(100), 12)).toBe("word word wo…");
+  });
+
+  it("are what was asked even where the turn has no end, and take no more than the head of a prompt", () => {
+    expect(promptTitle("<|im_start|>user\nWhat is 2 + 2?")).toBe("What is 2 + 2?");
+    expect(promptTitle("<|im_start|>user\n<|im_end|>rest")).toBe("user rest");
+    const read: number[] = [];
+    const exec = RegExp.prototype.exec;
+    const spy = vi.spyOn(RegExp.prototype, "exec").mockImplementation(function (this: RegExp, text) {
+      read.push(text.length);
+      return exec.call(this, text);
+    });
+    const title = promptTitle("<|im_start|>user\n".repeat(60_000));
+    spy.mockRestore();
+    expect(title).toMatch(/^<\|im_start\|>user/);
+    expect(Math.max(...read)).toBeLessThanOrEqual(20_000);
   });
 });

@@ -52,10 +52,15 @@ export function oneLine(text: string, limit = 200): string {
   return line.length > limit ? `${line.slice(0, limit).trimEnd()}…` : line;
 }
 
+/** Characters of a prompt among which its title is looked for. */
+const HEAD = 20_000;
+
 /** The part of a prompt that tells it from others: without the tokens of the chat template. */
 export function promptTitle(prompt: string): string {
-  const parts = prompt.split(/<[|｜][^<>|｜]{1,60}[|｜]>/);
-  const user = prompt.match(/<[|｜]im_start[|｜]>user\n([\s\S]*?)<[|｜]im_end[|｜]>/);
-  const title = oneLine(user?.[1] ?? parts.join(" "));
+  const head = prompt.slice(0, HEAD);
+  const user = /<[|｜]im_start[|｜]>user\n/.exec(head);
+  // Looked for from here alone: over the whole prompt, every start of a turn would search all that follows.
+  const asked = user ? head.slice(user.index + user[0].length).split(/<[|｜]im_end[|｜]>/, 1)[0] : undefined;
+  const title = oneLine(asked ?? "") || oneLine(head.split(/<[|｜][^<>|｜]{1,60}[|｜]>/).join(" "));
   return title || "(empty prompt)";
 }

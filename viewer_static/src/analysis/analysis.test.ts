@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import type { Pass, Step, StepGroup, StepResponse } from "../bundle/step";
 import type { Manifest, MicroBatchLine } from "../bundle/types";
 import { algorithms } from "../objective";
-import { analyse, analysed, available, changed, ownSpec, reconcile } from "./index";
+import { analyse, analysed, available, changed, newestSpec, ownSpec, reconcile, resized } from "./index";
 import { readOwn } from "./own";
 import type { Analysis } from "./types";
 
@@ -162,6 +162,22 @@ describe("changed", () => {
       [0, "sign"],
       [1, "vanishes"],
     ]);
+  });
+});
+
+describe("resized", () => {
+  const of = (push: number[]) => ({ passes: new Map([["0.0", { push: Float64Array.from(push) }]]) }) as unknown as Analysis;
+
+  it("counts pushes of another size on the same side, and says by which factors", () => {
+    expect(resized(of([1, -2, 3, 0, 4, 5]), of([0.25, -1, 3, 1, -4, 0]))).toEqual({ tokens: 2, of: 5, least: 0.25, most: 0.5 });
+    expect(resized(of([1, 2]), of([1, 2]))).toEqual({ tokens: 0, of: 2, least: NaN, most: NaN });
+  });
+});
+
+describe("newestSpec", () => {
+  it("is the algorithm of the newest attempt, and none where the run says none", () => {
+    expect(newestSpec(manifest())?.id).toBe(OWN.id);
+    expect(newestSpec({ ...manifest(), attempts: [] })).toBeNull();
   });
 });
 

@@ -70,7 +70,7 @@ function lookedAt(
 }
 
 /** Passes that were measured in the update and whose tokens were stored. */
-export function storedPasses(step: Step): Pass[] {
+function storedPasses(step: Step): Pass[] {
   return step.groups.filter((group) => group.kept).flatMap((group) => group.passes.filter((pass) => pass.measured));
 }
 

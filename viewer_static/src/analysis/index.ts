@@ -1,7 +1,7 @@
 /** From an opened update to what an algorithm makes of each of its tokens. */
 export { analyse, available } from "./analyse";
 export { analysed } from "./cache";
-export { changed } from "./changed";
-export { ownSpec } from "./own";
+export { changed, largest, resized, type Resized } from "./changed";
+export { newestSpec, ownSpec } from "./own";
 export { reconcile } from "./reconcile";
 export * from "./types";

@@ -30,6 +30,12 @@ export function readOwn(manifest: Manifest, attempt: number): Read {
   return read;
 }
 
+/** The algorithm of the newest attempt: what is spoken of while no update is open. */
+export function newestSpec(manifest: Manifest): AlgorithmSpec | null {
+  const newest = manifest.attempts.at(-1);
+  return newest ? readOwn(manifest, newest.attempt).spec : null;
+}
+
 /** The algorithm of the update's attempt; `null` where the run does not say, or its JSON cannot be read. */
 export function ownSpec(manifest: Manifest, attempt: number): AlgorithmSpec | null {
   return readOwn(manifest, attempt).spec;

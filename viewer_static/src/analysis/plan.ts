@@ -64,14 +64,14 @@ export function onlySlots(spec: AlgorithmSpec, slots: readonly Slot[]): Algorith
 }
 
 /** Parts of an algorithm that this page has no code for, as `gate cubed`. */
-export function unknownParts(spec: AlgorithmSpec): string[] {
+function unknownParts(spec: AlgorithmSpec): string[] {
   return uses(spec.parts)
     .filter(({ slot, use }) => describePart(slot, use.part) === null)
     .map(({ slot, use }) => `${slot} ${use.part}`);
 }
 
 /** What is missing, in one line: the first input and how it is captured, and the names of the others. */
-export function missingInputs(spec: AlgorithmSpec, names: readonly string[], captured: Captured): string {
+function missingInputs(spec: AlgorithmSpec, names: readonly string[], captured: Captured): string {
   const [first, ...others] = names.filter((name) => !captured.channels.has(name));
   if (first === undefined) return "";
   const meaning = INPUTS[first]?.meaning.replace(/\.$/, "");

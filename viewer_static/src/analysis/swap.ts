@@ -19,6 +19,43 @@ export function withChanges(spec: AlgorithmSpec, changes: Readonly<Record<string
   return withHyperParameters(parts === spec.parts ? spec : { ...spec, parts }, rest);
 }
 
+export interface Fitting {
+  readonly spec: AlgorithmSpec;
+  /** The changes that were made. */
+  readonly made: Readonly<Record<string, unknown>>;
+  /** Those that could not be, in words: `foo=1 was left out: GRPO has no hyper-parameter foo`. */
+  readonly refused: readonly string[];
+}
+
+/** The changes that fit: a link may name some that never could be, and the others still hold. Never throws. */
+export function withFitting(spec: AlgorithmSpec, changes: Readonly<Record<string, unknown>>): Fitting {
+  const made: Record<string, unknown> = {};
+  const refused: string[] = [];
+  let fitting = spec;
+  // Parts are exchanged first: the other changes may be of theirs.
+  const all = Object.entries(changes).sort(([a], [b]) => Number(PART.test(b)) - Number(PART.test(a)));
+  for (const [path, value] of all) {
+    try {
+      fitting = withChanges(fitting, { [path]: value });
+      made[path] = value;
+    } catch (error) {
+      refused.push(`${cut(path)}=${cut(JSON.stringify(value))} was left out: ${reason(spec, path, error)}.`);
+    }
+  }
+  return { spec: fitting, made, refused };
+}
+
+/** Why a change was refused, without the list of everything there is. */
+function reason(spec: AlgorithmSpec, path: string, error: unknown): string {
+  const words = error instanceof Error ? error.message : String(error);
+  if (words.startsWith(`${spec.id} has no hyper-parameter`)) return `${spec.name || spec.id} has no hyper-parameter ${cut(path)}`;
+  return (words.startsWith(`${path}: `) ? words.slice(path.length + 2) : words).slice(0, 200).replace(/\.$/, "");
+}
+
+function cut(text: string): string {
+  return text.length > 40 ? `${text.slice(0, 40)}…` : text;
+}
+
 /** The changes without those that belonged to a part that is exchanged, and with the new one. */
 export function swapped(
   changes: Readonly<Record<string, unknown>>,

@@ -17,6 +17,12 @@ describe("parseManifest", () => {
     );
   });
 
+  it("refuses a version that is no text", () => {
+    for (const version of [9, null, 1, ["1.0"]]) {
+      expect(() => parseManifest(JSON.stringify({ ...BASE, version }))).toThrow("no readable format version");
+    }
+  });
+
   it("refuses other JSON, and text that is none", () => {
     expect(() => parseManifest('{"name":"package"}')).toThrow(ManifestError);
     expect(() => parseManifest('{"format": "unipo')).toThrow(ManifestError);

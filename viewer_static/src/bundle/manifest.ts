@@ -19,8 +19,9 @@ export function parseManifest(text: string): Manifest {
   if (raw.format !== "unipo-bundle") {
     throw new ManifestError("This manifest.json does not belong to a unipo-hooks bundle.");
   }
-  const version = string(raw.version, "1.0");
-  const major = Number.parseInt(version, 10);
+  const version = raw.version === undefined ? "1.0" : string(raw.version, JSON.stringify(raw.version).slice(0, 40));
+  // A number in place of the text is no version: 9 would not be read as 9.0 everywhere.
+  const major = typeof raw.version === "string" || raw.version === undefined ? Number.parseInt(version, 10) : NaN;
   if (!Number.isFinite(major)) throw new ManifestError(`manifest.json has no readable format version (“${version}”).`);
   if (major > MAJOR) {
     throw new ManifestError(`This bundle has format ${version}, this viewer reads ${MAJOR}.x: update unipo-hooks.`);

@@ -44,6 +44,7 @@ describe("the URL's hash", () => {
     expect(formatHash(NOWHERE)).toBe("");
     expect(parseHash("")).toEqual(NOWHERE);
     expect(parseHash("#u=-1&t=x1&shape=cube&brush=a;b;c&what=&sort=1&learn=-2&reach=x")).toEqual(NOWHERE);
+    for (const reach of ["-5", "0", "-0", "Infinity", "", "1e999"]) expect(parseHash(`#reach=${reach}`).reach).toBeNull();
     expect(parseHash("#u=1e99999999999&t=99999999999999999999&what=;a=1")).toEqual(NOWHERE);
     expect(parseHash("#what=gspo;__proto__=1;x={").what?.id).toBe("gspo");
   });

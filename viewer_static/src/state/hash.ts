@@ -104,7 +104,7 @@ export function parseHash(hash: string): Place {
     what: parseWhatIf(params.get("what")),
     brush: parseBrush(params.get("brush")),
     over: oneOf(OVER, params.get("over")),
-    reach: finite(params.get("reach")),
+    reach: above(params.get("reach")),
     relative: params.get("rel") === "1",
     rendered: params.get("text") === "1",
     sort: oneOf(SORTS, params.get("sort")),
@@ -178,9 +178,10 @@ function whole(text: string | null): number | null {
   return text !== null && /^\d{1,9}$/.test(text) ? Number(text) : null;
 }
 
-function finite(text: string | null): number | null {
+/** A finite number above 0: another would turn a scale round. */
+function above(text: string | null): number | null {
   const value = Number(text ?? NaN);
-  return text && Number.isFinite(value) ? value : null;
+  return Number.isFinite(value) && value > 0 ? value : null;
 }
 
 /** The value where it is one of these, else the first. */

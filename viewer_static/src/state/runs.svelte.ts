@@ -5,6 +5,7 @@ import { type Overview, readOverview } from "../bundle/overview";
 import { bundleFolders, FileError, type Found, httpSource, inlinedSource, listedBundles, type Source } from "../bundle/source";
 import type { Manifest, UpdateMetrics } from "../bundle/types";
 import { EMPTY, type RunIndex } from "../bundle/index";
+import type { Place } from "./hash";
 import { type Problem, problemOf, run } from "./run.svelte";
 import { selection } from "./selection.svelte";
 import { updates } from "./updates.svelte";
@@ -73,6 +74,8 @@ class Runs {
   looking = $state(0);
   /** What a person should know of the last opening: why nothing came of it, or what was left out. */
   complaint = $state("");
+  /** Where a link leads that is to a run which is not open here: gone to as soon as that one is opened. */
+  awaited = $state.raw<Place | null>(null);
 
   #reading = false;
 
@@ -85,7 +88,11 @@ class Runs {
     const beside = httpSource(base);
     const only = new OpenedRun(nameOf(beside), nameOf(beside), beside);
     [this.all, this.active] = [[only], only];
-    if (await run.open(beside, null, "absent")) return this.#settled();
+    const linked = selection.run === null || selection.run === only.id ? null : selection.place;
+    if (await run.open(beside, null, "absent")) {
+      if (linked) this.#await(linked);
+      return this.#settled();
+    }
     [this.all, this.active] = [[], null];
     try {
       const list = await beside.read("bundles.json", true);
@@ -123,10 +130,16 @@ class Runs {
   /** Follows a link to a place in another of the runs. */
   follow(id: string | null): void {
     const wanted = this.all.find((each) => each.id === id);
+    if (id !== null && !wanted) this.#await(selection.place);
     if (this.several && wanted && wanted !== this.active && wanted.phase !== "failed") {
       updates.seen = null;
       void this.#show(wanted);
     } else this.#name();
+  }
+
+  #await(place: Place): void {
+    this.awaited = place;
+    selection.leaveRun();
   }
 
   async #open(found: Found): Promise<void> {
@@ -141,9 +154,14 @@ class Runs {
       this.complaint = `There are ${found.all} runs there. The first ${opened.length} are open.`;
     }
     // A link into one of them is followed; any other place is one in a run that was open before.
-    const linked = beside.length ? undefined : opened.find((each) => each.id === selection.run);
+    const place = beside.length ? this.awaited : selection.place;
+    const linked = opened.find((each) => each.id === place?.run);
     const served = opened[0]?.source.where !== "folder" && selection.run === null;
-    if (!linked && !(served && !beside.length)) selection.leaveRun();
+    if (linked) {
+      if (place) Object.assign(selection, place);
+      this.awaited = null;
+    } else if (!beside.length && selection.run !== null) this.#await(selection.place);
+    else if (!(served && !beside.length)) selection.leaveRun();
     updates.seen = null;
     // The first that can be read; where none can, what is wrong with the first is said.
     let first: Problem | null = null;

@@ -5,10 +5,10 @@ import type { Pass, StepGroup, StepResponse } from "../../bundle/step";
 import { algorithms, type AlgorithmSpec, evaluate, makeBatch, specFrom } from "../../objective";
 import { cardsOf, type PartCard, slotCards, writtenSlot } from "./cards";
 import { markup } from "../../mathml";
-import type { Reading } from "./reading";
+import { at, type Reading } from "./reading";
 import { stagesOf } from "./stages";
 import { sentence, verdict } from "./sentences";
-import { withChanges, swapped } from "../../analysis/swap";
+import { swapped, withChanges, withFitting } from "../../analysis/swap";
 
 /** A group of four responses of two tokens each, evaluated by the engine as one batch. */
 function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number, token: number, rewards = [1, 0, 0, 0.5]): Reading {
@@ -17,7 +17,8 @@ function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number,
   const log_probs = Float64Array.from(logRatios, (value) => value - 1);
   const ref_log_probs = new Float64Array(B * T).fill(-1.25);
   const mask = new Float64Array(B * T).fill(1);
-  const batch = makeBatch({ B, T, arrays: { log_probs, old_log_probs: old, ref_log_probs, mask, reward: Float64Array.from(rewards), group: new Float64Array(B) } });
+  const values = Float64Array.from({ length: B * T }, (_, i) => 0.2 + 0.1 * i);
+  const batch = makeBatch({ B, T, arrays: { log_probs, old_log_probs: old, ref_log_probs, values, mask, reward: Float64Array.from(rewards), group: new Float64Array(B) } });
   const evaluation = evaluate(spec, batch);
   const responses: StepResponse[] = rewards.map((reward, b) => {
     const response: StepResponse = { key: `0.${b}`, row: b, length: T, counted: T, reward, components: [], advantage: NaN, isWeight: NaN, trained: true, passes: [] };
@@ -26,7 +27,7 @@ function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number,
       key: response.key, response, number: 0, measured: { microBatch: 0, logRatioSum: 0, tokenKlSum: 0 },
       tokens: {
         n: T, ids: [1, 2], strings: ["a", "b"], mask: [1, 1], reason: null,
-        channels: new Map([["log_probs", of(log_probs)], ["old_log_probs", of(old)], ["ref_log_probs", of(ref_log_probs)]]),
+        channels: new Map([["log_probs", of(log_probs)], ["old_log_probs", of(old)], ["ref_log_probs", of(ref_log_probs)], ["values", of(values)]]),
       },
     };
     response.passes.push(pass);
@@ -45,7 +46,7 @@ function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number,
     clipped: evaluation.clipped.subarray(row * T, (row + 1) * T), mask: cut(evaluation.mask), weight: cut(evaluation.weight), aggregation: cut(evaluation.aggregation),
     penalties: evaluation.constraints.map(({ use, penalty, weight }) => ({ use, penalty: cut(penalty), weight: cut(weight) })),
   };
-  return { spec, group, response, pass: result.pass, token, result, stages: stagesOf(spec, group) };
+  return { spec, group, response, pass: result.pass, token, result, stages: stagesOf(spec, group), constantLength: NaN, evaluation: false };
 }
 
 const grpo = algorithms.get("grpo")!;
@@ -77,7 +78,7 @@ describe("the numbers on the terms", () => {
   it("are the engine's for ratio, bounds, gate, constraint and share", () => {
     const of = reading(grpo, MOVED, 0, 0);
     const { result } = of;
-    expect(numbers(part(of, "ratio"))["r_t"]).toBe(result!.ratio[0]);
+    expect(numbers(part(of, "ratio"))["\\rho"]).toBe(result!.ratio[0]);
     const gate = part(of, "gate");
     const [open, clipped] = gate.terms.filter((term) => term.state);
     expect(open).toMatchObject({ state: "loses", value: result!.ratio[0]! * result!.advantages[0]! });
@@ -98,6 +99,49 @@ describe("the numbers on the terms", () => {
     const of = reading(grpo, FRESH, 0, 0, [1, 1, 1, 1]);
     expect(part(of, "baseline").sentence).toBe("Every sibling scored the same, so there is nothing to learn from this group.");
     expect(sentence({ slot: "gate", use: grpo.parts.gate, number: 0 }, of)).toContain("advantage is 0");
+    expect(verdict(of)).toBe("Every sibling scored the same, so only the constraint pulls at it, down: made less likely.");
+  });
+
+  it("do not say so under a critic, which has advantages even there, token by token", () => {
+    const of = reading(algorithms.get("ppo")!, FRESH, 0, 0, [1, 1, 1, 1]);
+    const words = [part(of, "baseline").sentence, part(of, "scale").sentence, verdict(of)].join(" ");
+    expect(at(of, "advantages")).not.toBe(0);
+    expect(words).not.toContain("scored the same");
+    expect(words).toMatch(/From this token on it went [\d.]+ (better|worse) than expected\./);
+    expect(words).toMatch(/Pushed (up|down)/);
+  });
+
+  it("leave out responses without a reward, also where rewards are shaped", () => {
+    const dapo = algorithms.get("dapo")!;
+    const of = reading(dapo, FRESH, 0, 0, [1, NaN, NaN, 0.5]);
+    expect(numbers(part(of, "baseline"))).toMatchObject({ R_i: 1, "\\mu_g": 0.75, G: 2 });
+    const infinite = reading(grpo, FRESH, 0, 0, [Infinity, 1, 0, 0.5]);
+    expect(numbers(part(infinite, "baseline"))).toMatchObject({ "\\mu_g": 0.5, G: 3 });
+    expect(part(infinite, "baseline").sentence).toBe("This response has no finite reward, so there is nothing to compare.");
+  });
+
+  it("speak of the response's ratio where a response is clipped as a whole", () => {
+    const of = reading(algorithms.get("gspo")!, [0.02, 0, 0, 0, 0, 0, 0, 0], 0, 1);
+    expect(at(of, "clipped")).toBe(2);
+    expect(verdict(of)).toBe("Clipped: the ratio of its whole response, 1.010, is above the range, so the policy term pushes no further.");
+  });
+
+  it("use the advantage that the gate's formula names", () => {
+    const gate = part(reading(grpo, MOVED, 0, 0), "gate");
+    expect(gate.latex).toContain("\\hat A_i'");
+    expect(part(reading(algorithms.get("dr_grpo")!, MOVED, 0, 0), "gate").latex).not.toContain("\\hat A_i'");
+  });
+
+  it("say of an evaluation what an update would do", () => {
+    const of = reading(grpo, [-0.5, 0, 0, 0, 0, 0, 0, 0], 0, 0);
+    expect(verdict(of)).toMatch(/^Pushed up: made more likely/);
+    expect(verdict({ ...of, evaluation: true })).toMatch(/^An evaluation trains nothing; an update on it would push the token up: more likely/);
+  });
+
+  it("say how much a token weighs, and call it no share", () => {
+    const words = part(reading(grpo, MOVED, 0, 0), "aggregation").sentence;
+    expect(words).toBe("It weighs 1/8 in the loss: each response weighs the same, and its counted tokens share that. 2 tokens of this response count.");
+    expect(words).not.toContain("%");
   });
 });
 
@@ -152,6 +196,18 @@ describe("what-if changes", () => {
   it("are refused where a part or value cannot be", () => {
     expect(() => withChanges(grpo, { "aggregation.part": "nonsense" })).toThrow();
     expect(() => withChanges(grpo, { "bounds.epsilon_high": -1 })).toThrow();
+  });
+
+  it("are made as far as they fit, with words for the others", () => {
+    const { spec, made, refused } = withFitting(grpo, { "bounds.epsilon_high": 0.9, foo: 1, "bounds.epsilon_low": -5, "aggregation.length": 64, "aggregation.part": "token_sum" });
+    expect(made).toEqual({ "bounds.epsilon_high": 0.9, "aggregation.length": 64, "aggregation.part": "token_sum" });
+    expect(spec.parts.bounds).toMatchObject({ epsilon_high: 0.9 });
+    expect(spec.parts.aggregation).toMatchObject({ part: "token_sum", length: 64 });
+    expect(refused).toEqual([
+      "foo=1 was left out: GRPO has no hyper-parameter foo.",
+      "bounds.epsilon_low=-5 was left out: must be 0 or more, not -5.",
+    ]);
+    expect(withFitting(grpo, { "<img>": "<script>", "gate.part": "nonsense" }).refused.length).toBe(2);
   });
 
   it("forget the hyper-parameters of the part that goes", () => {

@@ -1,10 +1,11 @@
 /** An algorithm as cards: five headings, twelve slots, one card a part, with a token's numbers where there is one. */
-import { type AlgorithmSpec, describePart, HEADINGS, type Heading, type PartUse, parameters, type Slot, SLOTS, uses, written } from "../../objective";
+import { type AlgorithmSpec, describePart, HEADINGS, type Heading, type PartUse, parameters, type Slot, SLOTS, uses, written as writtenUse } from "../../objective";
 import { formula } from "./formulas";
 import { annotate, sides } from "./latex";
+import { gateTakesRho, primed, primesOf } from "./notation";
 import { isOff, type Reading } from "./reading";
 import { sentence } from "./sentences";
-import { defined, outcome, type Place, short, shortSigned, taken, type Term, term } from "./symbols";
+import { defined, outcome, type Place, short, shortSigned, RATIOS, taken, type Term, term } from "./symbols";
 
 export interface PartCard {
   slot: Slot;
@@ -58,7 +59,7 @@ const QUESTIONS: Readonly<Record<Slot, string>> = {
   weight: "further factors without a gradient",
   mask: "which tokens count",
   constraint: "what holds the policy back",
-  aggregation: "what share of the loss a token is",
+  aggregation: "how much a token weighs in the loss",
 };
 
 const IDLE: Readonly<Partial<Record<Slot, string>>> = {
@@ -86,7 +87,7 @@ export function cardsOf(spec: AlgorithmSpec, of: Reading | null): HeadingCards[]
 
 export function slotCards(spec: AlgorithmSpec, slot: Slot, of: Reading | null): SlotCards {
   const every = uses(spec.parts).filter((each) => each.slot === slot);
-  const parts = every.map(({ path, use }, n) => partCard({ slot, use, number: n }, path, of));
+  const parts = every.map(({ path, use }, n) => partCard(spec, { slot, use, number: n }, path, of));
   const quiet = every.every(({ use }) => IDLE_PARTS.has(`${slot}:${use.part}`) || (slot === "constraint" && isOff(use)));
   const off = slot === "constraint" && every.length > 0 ? `off: ${every.map(({ use }) => partTitle(slot, use)).join(", ")} with coefficient 0` : IDLE[slot];
   return { slot, name: SLOT_NAMES[slot], question: QUESTIONS[slot], parts: quiet ? [] : parts, idle: quiet ? (off ?? "none") : "" };
@@ -97,14 +98,18 @@ function partTitle(slot: Slot, use: PartUse): string {
 }
 
 /** Everything to be said of one part at one token. */
-function partCard(place: Place, path: string, of: Reading | null): PartCard {
+function partCard(spec: AlgorithmSpec, place: Place, path: string, of: Reading | null): PartCard {
   const { slot, use } = place;
   const description = describePart(slot, use.part);
   const latex = formula(slot, use, description?.latex ?? "", of);
   const { value, signed: speaks } = outcome(place, of);
-  const [left, right] = sides(latex);
-  const definedTerms = left ? defined(place, of) : [];
-  const takenTerms = taken(place, of, description);
+  const [written, rest] = sides(latex);
+  const primes = primesOf(spec, slot, place.number);
+  const left = slot === "ratio" && RATIOS.includes(written.trim()) && gateTakesRho(spec) ? "\\rho " : primed(written, primes.defined);
+  const right = primed(rest, primes.taken);
+  const named = (terms: readonly Term[], times: number) => terms.map((each) => ({ ...each, symbol: primed(each.symbol, times) }));
+  const definedTerms = left ? named(defined(place, of), primes.defined) : [];
+  const takenTerms = named(taken(place, of, description), primes.taken);
   const terms = [...definedTerms, ...takenTerms];
   const l = annotate(left, definedTerms);
   const r = annotate(right, takenTerms);
@@ -149,8 +154,8 @@ function resultOf(place: Place, of: Reading | null, value: number, speaks: boole
   const branched = slot === "gate" && place.use.part === "ppo_clip";
   if ((slot !== "gate" && slot !== "constraint") || branched || Number.isNaN(value)) return null;
   const words = slot === "gate"
-    ? { name: "policy objective", meaning: "What the policy term adds to the objective, before the token’s share of the loss.", from: "Computed here from the captured tokens by the algorithm’s parts." }
-    : { name: "penalty", meaning: "What this constraint takes from the token’s objective, before the token’s share of the loss.", from: "Computed here from the captured tokens by the algorithm’s parts." };
+    ? { name: "policy objective", meaning: "What the policy term adds to the objective, before the token’s weight in the loss.", from: "Computed here from the captured tokens by the algorithm’s parts." }
+    : { name: "penalty", meaning: "What this constraint takes from the token’s objective, before the token’s weight in the loss.", from: "Computed here from the captured tokens by the algorithm’s parts." };
   return { terms: [term("x", words, value, { how: "instead", signed: speaks })], latex: (n) => ` = ${instead(n)}` };
 }
 
@@ -167,5 +172,5 @@ function settingText(value: unknown): string {
 
 /** How a slot is written in an algorithm, as `algorithms.diff` writes it. */
 export function writtenSlot(spec: AlgorithmSpec, slot: Slot): string {
-  return uses(spec.parts).filter((each) => each.slot === slot).map(({ use }) => written(slot, use)).join(" then ") || "none";
+  return uses(spec.parts).filter((each) => each.slot === slot).map(({ use }) => writtenUse(slot, use)).join(" then ") || "none";
 }

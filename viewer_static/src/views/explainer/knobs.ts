@@ -15,14 +15,14 @@ export interface Range {
 export function range({ value, description }: HyperParameter): Range {
   const fallback = typeof description.default === "number" ? description.default : 1;
   const now = typeof value === "number" && Number.isFinite(value) ? value : fallback;
-  const size = Math.max(Math.abs(now), Math.abs(fallback)) || 0.1;
+  const size = Math.abs(now) || Math.abs(fallback) || 0.1;
   const { minimum, above, maximum, below } = description;
   const top = maximum ?? below;
   const bottom = minimum ?? above;
   const high = top !== undefined && top <= size * 5 + 1 ? top : nice(Math.max((bottom ?? 0) + size * 2.5, now));
   const low = bottom ?? (top !== undefined && top <= 0 ? -nice(size * 2.5) : now < 0 || fallback < 0 ? -high : 0);
   if (description.integer === true) return { low, high, step: 1 };
-  return { low, high, step: 10 ** Math.floor(Math.log10((high - low) / 100 || 1)) };
+  return { low, high, step: nice((high - low) / 100 || 1) };
 }
 
 /** The next round number: 1, 2 or 5 times a power of ten. */

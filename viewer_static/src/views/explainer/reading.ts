@@ -14,6 +14,10 @@ export interface Reading {
   /** `null` where the algorithm could not be computed for this pass. */
   result: PassResult | null;
   stages: Stages;
+  /** The constant length a loss may divide by, as the trainer had it; NaN where it is not known. */
+  constantLength: number;
+  /** Whether it is of an evaluation, which trains nothing. */
+  evaluation: boolean;
 }
 
 /** A captured channel at the token; NaN where it is not known. */
@@ -67,9 +71,9 @@ export function penaltyOf(of: Reading | null, use: PartUse): { penalty: number; 
   return found ? { penalty: found.penalty[of.token] ?? NaN, weight: found.weight[of.token] ?? NaN } : none;
 }
 
-/** Mean and standard deviation of what is known of some values. */
+/** Mean and standard deviation of some values, those aside that are not known or not finite. */
 export function spread(values: Iterable<number>, ddof: number): { n: number; mean: number; std: number } {
-  const known = [...values].filter((value) => !Number.isNaN(value));
+  const known = [...values].filter((value) => Number.isFinite(value));
   const n = known.length;
   const mean = known.reduce((a, b) => a + b, 0) / n;
   const squares = known.reduce((a, b) => a + (b - mean) ** 2, 0);

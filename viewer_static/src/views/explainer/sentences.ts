@@ -1,10 +1,13 @@
 /** What a part does to one token, in plain words. */
 import { MASK_REASONS } from "../../channels";
-import { change, percent } from "../../format";
-import { CLIPPED, type PartUse, parameters, type Slot } from "../../objective";
+import { change, integer } from "../../format";
+import { CLIPPED, describePart, type PartUse, parameters, type Slot } from "../../objective";
 import { branches } from "./formulas";
 import { at, channel, counted, counts, penaltyOf, type Reading } from "./reading";
-import { isLast, type Place, short, shortSigned, stageValue } from "./symbols";
+import { isLast, type Place, short, shortSigned, stageOf, stageValue, stageValues } from "./symbols";
+
+/** Advantages smaller than this are rounding errors of a mean. */
+const NOTHING = 1e-3;
 
 /** One or two sentences; "" where there is nothing to add to the formula. */
 export function sentence(place: Place, of: Reading): string {
@@ -30,26 +33,42 @@ function filterSentence(_place: Place, of: Reading): string {
 }
 
 function advantageSentence(place: Place, of: Reading): string {
-  if (of.group.flat && place.slot === "baseline") return "Every sibling scored the same, so there is nothing to learn from this group.";
   const value = stageValue(place, of);
-  if (Number.isNaN(value)) return isLast(place, of) ? "" : "This step cannot be shown alone: it was computed over more than this group.";
+  if (place.slot === "baseline" && !Number.isFinite(of.response.reward) && !(Math.abs(value) > 0)) {
+    return `This response has no ${Number.isNaN(of.response.reward) ? "" : "finite "}reward, so there is nothing to compare.`;
+  }
+  if (place.slot === "baseline" && of.group.flat && Math.abs(value) < NOTHING) {
+    return "Every sibling scored the same, so there is nothing to learn from this group.";
+  }
+  if (Number.isNaN(value)) return isLast(place, of) || !of.result ? "" : "This step cannot be shown alone: it was computed over more than this group.";
+  const ofToken = differsByToken(stageValues(place, of), of);
+  const better = value > 0;
   if (!isLast(place, of)) {
     if (place.slot !== "baseline") return "";
+    if (ofToken) return value === 0 ? "From this token on it went exactly as expected." : `From this token on it went ${short(Math.abs(value))} ${better ? "better" : "worse"} than expected.`;
     if (value === 0) return "This response scored exactly what was expected.";
-    return `This response scored ${short(Math.abs(value))} ${value > 0 ? "above" : "below"} what it is compared with.`;
+    return `This response scored ${short(Math.abs(value))} ${better ? "above" : "below"} what it is compared with.`;
   }
   const off = disagreement(place, of, value);
   if (off) return off;
-  if (value === 0) return "Exactly as good as expected: nothing pulls its tokens either way.";
-  const better = value > 0;
+  if (value === 0) return ofToken ? "Exactly as good as expected: nothing pulls this token either way." : "Exactly as good as expected: nothing pulls its tokens either way.";
+  if (ofToken) return `From this token on it went ${better ? "better" : "worse"} than expected, so the token is a candidate to be made ${better ? "more" : "less"} likely.`;
   return `This response did ${better ? "better" : "worse"} than expected, so each of its tokens is a candidate to be made ${better ? "more" : "less"} likely.`;
+}
+
+/** Whether the counted tokens of the response have different values: a critic's, and not one of the response. */
+function differsByToken(values: ArrayLike<number>, of: Reading): boolean {
+  const mask = of.pass.tokens?.mask ?? [];
+  const own = values[of.token] ?? NaN;
+  for (let t = 0; t < values.length; t++) {
+    if (Number(mask[t]) > 0 && Math.abs((values[t] ?? NaN) - own) > NOTHING * Math.max(1, Math.abs(own))) return true;
+  }
+  return false;
 }
 
 /** Where the advantage used is not what the formula gives for this group: the trainer's own was taken. */
 function disagreement(place: Place, of: Reading, value: number): string {
-  const { stages } = of;
-  const computed = place.slot === "scale" ? stages.scale[place.number] : place.slot === "modulation" ? stages.modulation[place.number] : stages.baseline;
-  const here = computed?.get(of.response.key)?.[of.token] ?? NaN;
+  const here = stageOf(place, of.stages)?.get(of.response.key)?.[of.token] ?? NaN;
   if (Number.isNaN(here) || Math.abs(here - value) <= 1e-4 * Math.max(1, Math.abs(here))) return "";
   return `The advantage that was recorded and used is ${shortSigned(value)}; the formula gives ${shortSigned(here)} for this group.`;
 }
@@ -113,7 +132,39 @@ function constraintSentence(use: PartUse, of: Reading): string {
 function aggregationSentence(_place: Place, of: Reading): string {
   const share = at(of, "aggregation");
   if (!share) return "The token has no share in the loss.";
-  return `The token’s objective is ${percent(share)} of what the loss adds up. ${counted(of)} tokens of this response count.`;
+  const part = of.spec.parts.aggregation.part;
+  const own = `${integer(counted(of))} tokens of this response count`;
+  const weighs = `It weighs ${fraction(share)} in the loss`;
+  if (part === "sequence_mean_constant_length") return `${weighs}: not its own response’s length divides it but the constant L, so long responses weigh more. ${own}.`;
+  if (part === "sequence_mean_token_mean") return `${weighs}: each response weighs the same, and its counted tokens share that. ${own}.`;
+  if (part === "token_mean") return `${weighs}, as every counted token does: long responses weigh more. ${own}.`;
+  return `${weighs}. ${own}.`;
+}
+
+/** A weight in words: `1/1 536` where it is the inverse of a whole number. */
+function fraction(weight: number): string {
+  const inverse = Math.round(1 / weight);
+  return inverse > 1 && Math.abs(1 / weight - inverse) <= 1e-6 * inverse ? `1/${integer(inverse)}` : short(weight);
+}
+
+/** `already 23 % more likely than when sampled, so `: why it is clipped, by what its algorithm compares. */
+function becauseMoved(of: Reading): string {
+  if (describePart("ratio", of.spec.parts.ratio.part)?.scope === "token") {
+    const log = channel(of, "log_probs") - channel(of, "old_log_probs");
+    const words = change(log);
+    return words.includes("likely") && log !== 0 ? `already ${words.replace(/ now (than|as) when it was sampled\.$/, " $1 when sampled")}, so ` : "";
+  }
+  const [ratio, low, high] = [at(of, "ratio"), at(of, "low"), at(of, "high")];
+  const side = ratio > high ? "above" : ratio < low ? "below" : "";
+  return side && `the ratio of its ${of.spec.parts.ratio.part === "segment" ? "segment" : "whole response"}, ${finer(ratio, side === "above" ? high : low)}, is ${side} the range, so `;
+}
+
+/** A ratio in as many digits as tell it from the bound it has passed. */
+function finer(ratio: number, bound: number): string {
+  for (let digits = 4; digits < 9; digits++) {
+    if (ratio.toPrecision(digits) !== bound.toPrecision(digits)) return ratio.toPrecision(digits);
+  }
+  return short(ratio);
 }
 
 /** The verdict on a token: the first thing to read about it. */
@@ -122,19 +173,18 @@ export function verdict(of: Reading): string {
   if (!of.result) return "The algorithm cannot be computed for it.";
   const push = at(of, "push");
   const code = at(of, "clipped");
-  const log = channel(of, "log_probs") - channel(of, "old_log_probs");
-  const words = change(log);
-  const moved = words.includes("likely") && log !== 0 ? `already ${words.replace(/ now (than|as) when it was sampled\.$/, " $1 when sampled")}, so ` : "";
+  const nothing = of.group.flat && Math.abs(at(of, "advantages")) < NOTHING;
   if (code >= 1 && code <= 5) {
     const rest = push === 0 ? "pushes no further" : `pushes no further; the constraint pulls it ${push > 0 ? "up" : "down"}`;
-    return `Clipped: ${moved}the policy term ${rest}.`;
+    return `Clipped: ${becauseMoved(of)}the policy term ${rest}.`;
   }
-  if (of.group.flat && push === 0) return "Every sibling scored the same, so nothing is learned from it.";
+  if (nothing && push === 0) return "Every sibling scored the same, so nothing is learned from it.";
   if (push === 0) return "Not pushed.";
   if (at(of, "policyWeight") === 0) {
-    return `${of.group.flat ? "Every sibling scored the same, so only" : "Only"} the constraint pulls at it, ${push > 0 ? "up: made more likely" : "down: made less likely"}.`;
+    return `${nothing ? "Every sibling scored the same, so only" : "Only"} the constraint pulls at it, ${push > 0 ? "up: made more likely" : "down: made less likely"}.`;
   }
   const hardest = rank(of);
+  if (of.evaluation) return `An evaluation trains nothing; an update on it would push the token ${push > 0 ? "up: more likely" : "down: less likely"}${hardest}.`;
   return `Pushed ${push > 0 ? "up: made more likely" : "down: made less likely"}${hardest}.`;
 }
 

@@ -1,6 +1,8 @@
 /** An advantage step by step, by the engine itself: the reward as shaped, then compared, scaled and modulated. */
+import { isTruncated, maskOf, OF_RESPONSE, padded, rewardComponents } from "../../analysis/batches";
+import { onlySlots } from "../../analysis/plan";
 import type { StepGroup, StepResponse } from "../../bundle/step";
-import { advantagesOf, type AlgorithmSpec, type Batch, describePart, INPUTS, makeBatch, type PartUse } from "../../objective";
+import { advantagesOf, type AlgorithmSpec, type Batch, describePart, INPUTS, type InputArray, inputs, makeBatch, type PartUse } from "../../objective";
 
 /** Values after each part of a slot, per token of a response; `null` where they cannot be computed from one group. */
 export interface Stages {
@@ -16,10 +18,10 @@ type ByResponse = ReadonlyMap<string, Float64Array>;
 
 /**
  * The stages on one group. Parts that look beyond a group (over the batch, into history) end the chain with `null`: what is
- * shown then is the advantage itself alone.
+ * shown then is the advantage itself alone. `weights`: of the reward functions, where they do not count the same.
  */
-export function stagesOf(spec: AlgorithmSpec, group: StepGroup): Stages {
-  const batch = groupBatch(group);
+export function stagesOf(spec: AlgorithmSpec, group: StepGroup, weights: readonly number[] | null = null): Stages {
+  const batch = groupBatch(spec, group, weights);
   const { parts } = spec;
   const run = (changes: Partial<AlgorithmSpec["parts"]>, ofPart: PartUse | null, slot: "baseline" | "scale" | "modulation"): ByResponse | null => {
     if (!batch || spec.mixture.length || (ofPart && !inGroup(slot, ofPart))) return null;
@@ -46,7 +48,9 @@ export function stagesOf(spec: AlgorithmSpec, group: StepGroup): Stages {
     broken ||= values === null;
     modulation.push(values);
   });
-  const shaped = (response: StepResponse) => plain?.get(response.key)?.[firstCounted(response)] ?? NaN;
+  // The engine gives a response without a reward the advantage 0, which is not its reward.
+  const shaped = (response: StepResponse) =>
+    Number.isFinite(response.reward) ? (plain?.get(response.key)?.[firstCounted(response)] ?? NaN) : NaN;
   const reward = plain && new Map(group.responses.map((response) => [response.key, shaped(response)]));
   return { reward: parts.reward.length ? reward : rewards(group), baseline, scale, modulation };
 }
@@ -75,44 +79,31 @@ function byResponse(group: StepGroup, values: Float64Array): ByResponse {
   return new Map(group.responses.map((response, b) => [response.key, alike ? new Float64Array(T).fill(values[b] ?? NaN) : values.subarray(b * T, (b + 1) * T)]));
 }
 
-/** The group as a batch of its own, a row a response, in the group's order. */
-function groupBatch(group: StepGroup): Batch | null {
+/** The group as a batch of its own, a row a response, in the group's order; `null` where its numbers make none. */
+function groupBatch(spec: AlgorithmSpec, group: StepGroup, weights: readonly number[] | null): Batch | null {
   const { responses } = group;
+  const passes = responses.flatMap((response) => response.passes.slice(0, 1));
   const [B, T] = [responses.length, width(group)];
-  if (!B) return null;
-  const names = new Set(responses.flatMap((response) => [...(response.passes[0]?.tokens?.channels.keys() ?? [])]));
-  const arrays: Record<string, Float64Array> = {
-    mask: tokenwise(responses, T, (response, t) => Number(response.passes[0]?.tokens?.mask[t] ?? 0)),
+  if (!B || passes.length !== B) return null;
+  const arrays: Record<string, InputArray> = {
+    mask: maskOf(passes, T),
     log_probs: new Float64Array(B * T),
-    reward: Float64Array.from(responses, (response) => response.reward),
+    reward: responses.map((response) => response.reward),
     group: new Float64Array(B),
-    truncated: Float64Array.from(responses, (response) => Number(isTruncated(response))),
+    truncated: passes.map((pass) => Number(isTruncated(pass))),
   };
-  for (const name of names) {
-    if (!INPUTS[name]?.axes.includes("BT")) continue;
-    arrays[name] = tokenwise(responses, T, (response, t) => response.passes[0]?.tokens?.channels.get(name)?.[t] ?? 0);
+  for (const name of inputs(onlySlots(spec, ["reward", "baseline", "scale", "modulation"]))) {
+    const isCaptured = OF_RESPONSE.has(name) || passes.some((pass) => pass.tokens?.channels.has(name));
+    if (isCaptured && !(name in arrays && name !== "log_probs") && INPUTS[name]?.axes.includes("BT")) arrays[name] = padded(name, passes, T);
   }
   const K = responses[0]?.components.length ?? 0;
   if (K && responses.every((response) => response.components.length === K)) {
-    arrays.reward_components = Float64Array.from(responses.flatMap((response) => response.components));
+    arrays.reward_components = rewardComponents(responses, K);
+    if (weights?.length === K) arrays.reward_weights = weights;
   }
   try {
     return makeBatch({ B, T, arrays });
   } catch {
     return null;
   }
-}
-
-function isTruncated(response: StepResponse): boolean {
-  const reason = response.passes[0]?.tokens?.reason;
-  return reason ? Array.prototype.includes.call(reason, 2) : false;
-}
-
-function tokenwise(responses: readonly StepResponse[], T: number, value: (response: StepResponse, t: number) => number): Float64Array {
-  const out = new Float64Array(responses.length * T);
-  responses.forEach((response, b) => {
-    const n = Math.min(T, response.passes[0]?.tokens?.n ?? 0);
-    for (let t = 0; t < n; t++) out[b * T + t] = value(response, t);
-  });
-  return out;
 }

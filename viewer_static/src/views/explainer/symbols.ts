@@ -4,6 +4,7 @@ import { INPUTS, type ParameterDescription, type PartDescription, type PartUse, 
 import { branches, policySymbol } from "./formulas";
 import { at, channel, counted, gateValue, penaltyOf, type Reading, spread } from "./reading";
 import type { Mark, Written } from "./latex";
+import type { Stages } from "./stages";
 
 /** A symbol of a formula: what it is, its number, where that comes from. */
 export interface Term extends Mark {
@@ -85,13 +86,13 @@ export function defined(place: Place, of: Reading | null): Term[] {
     );
   }
   if (slot === "aggregation") {
-    return [term("a", { name: "share", meaning: "The token’s share of the loss: what its objective is multiplied by.", from: ENGINE }, at(of, "aggregation"))];
+    return [term("a", { name: "weight in the loss", meaning: "What the token’s objective is multiplied by before all are added up.", from: ENGINE }, at(of, "aggregation"))];
   }
   return [];
 }
 
 const ADVANTAGES = ["\\hat A_i'", "\\hat A_{i,t}'", "\\hat A_i", "\\hat A_{i,t}", "\\hat A_t", "\\hat A_{i,n}", "\\hat A_{i,s}"];
-const RATIOS = ["\\rho", "r_t", "\\rho_s", "s_i", "\\rho_t", "W_i", "\\rho_i"];
+export const RATIOS: readonly string[] = ["\\rho", "r_t", "\\rho_s", "s_i", "\\rho_t", "W_i", "\\rho_i"];
 
 /** Terms elsewhere in the formula: what the part takes. */
 export function taken(place: Place, of: Reading | null, description: PartDescription | null): Term[] {
@@ -172,7 +173,7 @@ function shares(of: Reading | null): Term[] {
   const responses = "One of the responses the loss is averaged over, those of all accumulated micro-batches together.";
   const length = "One of the tokens of this response that count.";
   const { aggregation } = of?.spec.parts ?? {};
-  const constant = Number(aggregation && parameters("aggregation", aggregation).length) || NaN;
+  const constant = Number(aggregation && parameters("aggregation", aggregation).length) || (of?.constantLength ?? NaN);
   return [
     one("\\frac{1}{|y_i|}", "length", length, own),
     one("\\frac{1}{N}", "responses", responses, aggregation?.part === "sequence_mean_token_mean" ? rest / own : aggregation?.part === "sequence_mean_constant_length" ? rest / constant : rest),
@@ -262,14 +263,22 @@ function rewardOf(of: Reading | null): number {
 /** The advantage after this part. The last of them is what the engine used. */
 export function stageValue(place: Place, of: Reading | null): number {
   if (!of) return NaN;
-  if (isLast(place, of)) return at(of, "advantages");
-  const { stages } = of;
-  const values = place.slot === "baseline" ? stages.baseline : place.slot === "scale" ? stages.scale[place.number] : stages.modulation[place.number];
-  return values?.get(of.response.key)?.[of.token] ?? NaN;
+  return stageValues(place, of)[of.token] ?? NaN;
+}
+
+/** The same for every token of the response; none where it is not known. */
+export function stageValues(place: Place, of: Reading): ArrayLike<number> {
+  if (isLast(place, of)) return of.result?.advantages ?? [];
+  return stageOf(place, of.stages)?.get(of.response.key) ?? [];
+}
+
+/** What a part makes of the group by itself; nothing where that takes more than the group. */
+export function stageOf({ slot, number: n }: Place, stages: Stages): Stages["baseline"] | undefined {
+  return slot === "baseline" ? stages.baseline : slot === "scale" ? stages.scale[n] : stages.modulation[n];
 }
 
 /** The advantage before this part. */
-export function stageBefore({ slot, number: n }: Place, of: Reading | null): number {
+function stageBefore({ slot, number: n }: Place, of: Reading | null): number {
   if (!of) return NaN;
   const { stages } = of;
   const before = slot === "modulation" ? (n ? stages.modulation[n - 1] : (stages.scale.at(-1) ?? stages.baseline)) : n ? stages.scale[n - 1] : stages.baseline;

@@ -86,7 +86,7 @@ export function updateAt(share: number, first: number, last: number): number {
 const START = -Math.PI / 2;
 const SWEEP = Math.PI * 1.5;
 
-export function angleOf(place: number): number {
+function angleOf(place: number): number {
   return START + SWEEP * place;
 }
 
@@ -182,6 +182,12 @@ export function under(line: string, inner: number, from: number, to: number): st
 export function pair(x: number, y: number): string {
   // Several times as fast as toFixed, and there are thousands at every movement of the pointer.
   return `${Math.round(x * 10) / 10} ${Math.round(y * 10) / 10}`;
+}
+
+/** A diamond around a point. */
+export function diamond(x: number, y: number, size: number): string {
+  const s = size.toFixed(1);
+  return `M${x.toFixed(1)} ${(y - size).toFixed(1)}l${s} ${s}l-${s} ${s}l-${s} -${s}z`;
 }
 
 /** Round numbers from `first` to `last`, at most about `most` of them; the first is always one. */

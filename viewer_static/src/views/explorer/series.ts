@@ -10,6 +10,9 @@ export interface Series {
   /** Smallest and largest finite value, and how many there are; NaN and 0 without any. */
   low: number;
   high: number;
+  /** The updates at which it is smallest and largest, the first of them; NaN without any. */
+  lowAt: number;
+  highAt: number;
   count: number;
 }
 
@@ -30,6 +33,7 @@ function make(lines: Lines, name: string): Series {
   const values = new Float64Array(lines.length);
   let low = Infinity;
   let high = -Infinity;
+  let [lowAt, highAt] = [NaN, NaN];
   let count = 0;
   for (let i = 0; i < lines.length; i++) {
     const line = lines[i] as UpdateMetrics;
@@ -37,11 +41,11 @@ function make(lines: Lines, name: string): Series {
     updates[i] = line.update;
     values[i] = value;
     if (!Number.isFinite(value)) continue;
-    low = Math.min(low, value);
-    high = Math.max(high, value);
+    if (value < low) [low, lowAt] = [value, line.update];
+    if (value > high) [high, highAt] = [value, line.update];
     count++;
   }
-  return { updates, values, low: count ? low : NaN, high: count ? high : NaN, count };
+  return { updates, values, low: count ? low : NaN, high: count ? high : NaN, lowAt, highAt, count };
 }
 
 /** Metrics that the run has a number of: the known ones in reading order, then the trainer's own as it logged them. */

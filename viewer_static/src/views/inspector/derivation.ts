@@ -49,11 +49,14 @@ export function derivation(analysis: Analysis, result: PassResult, i: number, no
   if (at(result.weight) !== 1) lines.push({ what: "× weight", how: "", value: number(at(result.weight)) });
   if (at(result.mask) !== 1) lines.push({ what: "× mask", how: "", value: number(at(result.mask)) });
   for (const { use, penalty } of result.penalties) {
-    lines.push({ what: `− ${words(use.part)}`, how: "constraint", value: number(at(penalty)) });
+    const value = at(penalty);
+    const factor = Number(use.beta ?? use.coefficient);
+    const how = factor ? `${trimmed(factor)} × ${number(value / factor)}` : "constraint";
+    lines.push({ what: `− ${words(use.part)}`, how, value: number(value) });
   }
   lines.push({ what: "objective", how: "", value: signed(at(result.tokenObjective)), strong: true });
   const share = at(result.aggregation);
-  lines.push({ what: "share of the loss", how: share > 0 && share <= 0.5 ? `about 1 in ${integer(Math.round(1 / share))}` : "", value: number(share) });
+  lines.push({ what: "weight in the mean", how: share > 0 && share <= 0.5 ? `about 1 in ${integer(Math.round(1 / share))}` : "", value: number(share) });
   if (result.penalties.length) {
     lines.push({ what: "push, policy term", how: "", value: signed(0 - at(result.policyWeight)) });
     lines.push({ what: "push, constraints", how: "", value: signed(0 - at(result.constraintWeight)) });

@@ -1,7 +1,10 @@
 /** Finding text in responses. */
 import type { ResponseTokens } from "../../bundle/join";
 
-/** Half-open ranges of the tokens that hold a piece of text, in order; upper and lower case are the same. */
+/** Places of a response that are found; a page that marks more of them tells nobody more. */
+export const MOST_HITS = 1000;
+
+/** Half-open ranges of the tokens that hold a piece of text, in order, up to `MOST_HITS`; upper and lower case are the same. */
 export function findText(tokens: ResponseTokens, text: string): [number, number][] {
   if (!text) return [];
   const starts: number[] = [];
@@ -19,6 +22,7 @@ export function findText(tokens: ResponseTokens, text: string): [number, number]
     let to = at;
     while (to < starts.length && (starts[to] as number) < end) to++;
     ranges.push([at, to]);
+    if (ranges.length === MOST_HITS) break;
   }
   return ranges;
 }

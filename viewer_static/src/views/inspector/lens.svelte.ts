@@ -8,10 +8,10 @@ import { pickedGroup } from "../../state/picked.svelte";
 import { selection, type TokenRef } from "../../state/selection.svelte";
 import { open } from "../../state/step.svelte";
 import { arrange } from "./arrange";
-import { findText } from "./find";
+import { findText, MOST_HITS } from "./find";
 import { knownChannels } from "./group";
 import { marksOf } from "./marks";
-import { picks } from "./queries";
+import { pickedOf, picks } from "./queries";
 import { channelValues, LESSONS, noSignal, relative, resultOf, samples, scalePasses, type Values } from "./values";
 
 /** A piece of found text: where its first token is. */
@@ -58,9 +58,21 @@ class Lens {
     const all = (open.step?.groups ?? []).flatMap((each) => [...scalePasses(each)]);
     return withReach(own, scaleOf(channel, samples(all, (pass) => this.values(pass))).reach);
   });
+  /** Reach of the run's own algorithm where a what-if is on: on one scale, a weaker push is seen to be weaker. */
+  readonly #ownReach: number = $derived.by(() => {
+    const { group, channel, name } = this;
+    const { own } = analysis;
+    if (!selection.what || !group || !channel || !name || !LESSONS.has(name) || !own || own.missing || !this.analysis || this.analysis.own) return 0;
+    const groups = selection.over === "group" ? [group] : (open.step?.groups ?? []);
+    return scaleOf(channel, samples(groups.flatMap((each) => [...scalePasses(each)]), (pass) => this.#valuesOf(pass, own))).reach;
+  });
+  /** Whether the scale is that of the run's own algorithm, and another is looked at. */
+  readonly kept: boolean = $derived(this.#ownReach > 0 && !this.locked);
   /** The scale that colours the tokens; counts and extremes are the group's. */
   readonly scale: Scale | null = $derived(
-    this.#free && this.locked ? withReach(this.#free, selection.reach ?? 0) : this.#free,
+    this.#free && (this.locked || this.kept)
+      ? withReach(this.#free, this.locked ? (selection.reach ?? 0) : this.#ownReach)
+      : this.#free,
   );
 
   get locked(): boolean {
@@ -69,8 +81,12 @@ class Lens {
 
   /** Values of the channel, as it is looked at. */
   values(pass: Pass): Values | null {
+    return this.#valuesOf(pass, this.analysis);
+  }
+
+  #valuesOf(pass: Pass, of: Analysis | null): Values | null {
     if (this.name === null || !pass.tokens) return null;
-    const values = channelValues(pass, this.name, this.analysis);
+    const values = channelValues(pass, this.name, of);
     return values && selection.relative ? relative(values, pass.tokens.mask) : values;
   }
 
@@ -105,14 +121,27 @@ class Lens {
         : [],
     ),
   );
-  /** The same in reading order, of the responses that are shown. */
-  readonly hits: readonly Hit[] = $derived(
-    this.responses.flatMap((response) =>
+  /** What is looked for in reading order, of the responses that are shown: text, else the picked tokens. */
+  readonly hits: readonly Hit[] = $derived(selection.find ? this.#foundHits() : this.#pickedHits());
+
+  #foundHits(): Hit[] {
+    return this.responses.flatMap((response) =>
       response.passes
         .slice(0, 1)
         .flatMap((pass) => (this.#found.get(pass.key) ?? []).map(([token, end]) => ({ pass: pass.key, token, end }))),
-    ),
-  );
+    );
+  }
+
+  #pickedHits(): Hit[] {
+    const { brush } = selection;
+    if (!brush) return [];
+    return this.responses
+      .flatMap((response) => response.passes)
+      .flatMap((pass) => pickedOf(brush, pass, this.analysis).map((token) => ({ pass: pass.key, token, end: token + 1 })));
+  }
+
+  /** Whether there are more than were looked for. */
+  readonly more: boolean = $derived([...this.#found.values()].some((ranges) => ranges.length === MOST_HITS));
 
   marks(pass: Pass): Uint8Array {
     const { brush } = selection;
@@ -125,25 +154,37 @@ class Lens {
     );
   }
 
-  /** How many tokens of the group the brush picks, and of how many. */
-  readonly brushed: { picked: number; of: number } | null = $derived.by(() => {
+  /** How many tokens the brush picks, by group. */
+  readonly pickedByGroup: ReadonlyMap<string, number> = $derived.by(() => {
     const { brush } = selection;
-    if (!brush || !this.group) return null;
-    let picked = 0;
-    let of = 0;
-    for (const pass of this.group.passes) {
-      const n = pass.tokens?.n ?? 0;
-      const inside = picks(brush, pass, this.analysis);
-      of += n;
-      for (let i = 0; inside && i < n; i++) if (inside(i)) picked++;
-    }
-    return { picked, of };
+    const groups = brush ? (open.step?.groups ?? []) : [];
+    return new Map(
+      groups.map((group) => [
+        group.key,
+        brush ? group.passes.reduce((n, pass) => n + pickedOf(brush, pass, this.analysis).length, 0) : 0,
+      ]),
+    );
+  });
+
+  /** How many tokens of the group the brush picks, of how many, and how many of the update's other groups. */
+  readonly brushed: { picked: number; of: number; elsewhere: number } | null = $derived.by(() => {
+    if (!selection.brush || !this.group) return null;
+    const picked = this.pickedByGroup.get(this.group.key) ?? 0;
+    const all = [...this.pickedByGroup.values()].reduce((a, b) => a + b, 0);
+    return { picked, of: this.group.passes.reduce((n, pass) => n + (pass.tokens?.n ?? 0), 0), elsewhere: all - picked };
   });
 
   /** Another channel; a locked scale is locked again, at what that channel reaches here. */
   pick(name: string): void {
     selection.channel = name;
     if (selection.over === "run") this.lock();
+  }
+
+  /** Values relative to the response, or as they are; a locked scale is locked again, as those are other values. */
+  turnRelative(): void {
+    const { locked } = this;
+    selection.relative = !selection.relative;
+    if (locked) this.lock();
   }
 
   /** Keeps the scale as it is now, whatever group or update is looked at. */

@@ -30,6 +30,8 @@ export function parse(text: string): Block[] {
   const blocks: Block[] = [];
   let from = 0;
   let paragraph: { start: number; end: number } | null = null;
+  /** Closing marks of which there is no further one: they are not looked for again. */
+  const spent = new Set<string>();
   const flush = () => {
     if (paragraph) blocks.push({ kind: "paragraph", children: inline(text.slice(paragraph.start, paragraph.end), paragraph.start) });
     paragraph = null;
@@ -65,7 +67,9 @@ export function parse(text: string): Block[] {
     } else {
       // Math on display may span lines, blank ones too.
       const open = /^\s*(\$\$|\\\[)/.exec(line)?.[1];
-      const close = open ? text.indexOf(open === "$$" ? "$$" : "\\]", from + line.indexOf(open) + 2) : -1;
+      const mark = open === "$$" ? "$$" : "\\]";
+      const close = open && !spent.has(mark) ? text.indexOf(mark, from + line.indexOf(open) + 2) : -1;
+      if (open && close < 0) spent.add(mark);
       if (close >= 0) {
         const stop = text.indexOf("\n", close + 2);
         next = (stop < 0 ? text.length : stop) + 1;

@@ -44,3 +44,11 @@ export function picks(brush: Brush, pass: Pass, analysis: Analysis | null): ((i:
     return Boolean(tokens.mask[i]) && value >= low && value <= high;
   };
 }
+
+/** The tokens of a pass that a brush picks. */
+export function pickedOf(brush: Brush, pass: Pass, analysis: Analysis | null): number[] {
+  const inside = picks(brush, pass, analysis);
+  const found: number[] = [];
+  for (let i = 0; inside && i < (pass.tokens?.n ?? 0); i++) if (inside(i)) found.push(i);
+  return found;
+}

@@ -13,6 +13,9 @@ import { LETTERS } from "./marks";
 /** Characters of a single token that are drawn. */
 const LONGEST = 2000;
 
+/** Elements that stand for one character each, in one text: a text of line breaks alone would be as many. */
+const MOST_MARKS = 4000;
+
 /** Characters of a special token's name that are drawn in full; the end of a longer one is cut by CSS. */
 const LONG_NAME = 20;
 
@@ -57,9 +60,18 @@ function breakAfter(span: HTMLElement, fragment: DocumentFragment): void {
   fragment.append(document.createElement("br"));
 }
 
-/** Text with its invisible characters marked. */
+/** Text with its invisible characters marked; how long it is, where not all of it is drawn. */
 export function appendPieces(into: HTMLElement, text: string, longest = LONGEST): void {
+  if (drawPieces(into, text, longest) < text.length) appendLength(into, text.length);
+}
+
+/** Draws up to `longest` characters of a text; returns how many it drew. */
+export function drawPieces(into: HTMLElement, text: string, longest: number): number {
+  let marks = 0;
+  let drawn = 0;
   for (const piece of pieces(text.slice(0, longest))) {
+    if (piece.kind !== "text" && marks++ === MOST_MARKS) break;
+    drawn += piece.text.length;
     if (piece.kind === "text") into.append(piece.text);
     else if (piece.kind === "newline") into.append(inner("nl", piece.text));
     else if (piece.kind === "tab") into.append(inner("tab", piece.text));
@@ -69,12 +81,15 @@ export function appendPieces(into: HTMLElement, text: string, longest = LONGEST)
       into.append(mark);
     }
   }
-  if (text.length > longest) {
-    const more = document.createElement("span");
-    more.className = "more";
-    more.setAttribute("data-c", `… ${text.length.toLocaleString("en")} characters`);
-    into.append(more);
-  }
+  return drawn;
+}
+
+/** Says how long a text is of which only the beginning is drawn. */
+export function appendLength(into: HTMLElement, characters: number): void {
+  const more = document.createElement("span");
+  more.className = "more";
+  more.setAttribute("data-c", `… ${characters.toLocaleString("en")} characters`);
+  into.append(more);
 }
 
 function inner(className: string, text: string): HTMLSpanElement {

@@ -138,10 +138,12 @@ describe("finding text", () => {
 
 describe("what is said of a token", () => {
   const one = pass("0.0", {});
-  const of = { counts: true, reason: 0, measured: true, fresh: false, logRatio: Math.log(1.22), index: 0 };
+  const of = { counts: true, reason: 0, measured: true, fresh: false, logRatio: Math.log(1.22), index: 0, ratioOf: "" as const, evaluation: false };
 
   it("names the gate's side and what it means", () => {
     const words = verdict({ ...of, result: result(one, { ratio: Float64Array.of(1.22, 1, 1, 1) }) });
+    const whole = verdict({ ...of, ratioOf: "whole response", result: result(one, { ratio: Float64Array.of(1.0007, 1, 1, 1) }) });
+    expect(whole).toBe("Clipped: the ratio of its whole response, 1.0007, is above the range, so the policy term pushes no further.");
     expect(words).toBe("Clipped: above the range, whose upper end is 1.20; already 22 % more likely than when sampled, so the policy term pushes no further.");
     expect(verdict({ ...of, result: result(one, { clipped: Uint8Array.of(7, 0, 0, 0) }) })).toMatch(/^Capped from above: .* still pushed\.$/);
     expect(verdict({ ...of, result: result(one, { constraintWeight: Float64Array.of(0.1, 0, 0, 0) }) })).toMatch(/A constraint still makes it less likely\.$/);
@@ -151,14 +153,18 @@ describe("what is said of a token", () => {
     expect(verdict({ ...of, counts: false, reason: 1, result: null })).toBe("Does not count in the loss: written by a tool or environment.");
     const push = result(one, { clipped: new Uint8Array(4), push: Float64Array.of(0.1, 0, 0, 0) });
     expect(verdict({ ...of, result: push })).toMatch(/^Pushed to be more likely\. 22 % more likely now/);
+    expect(verdict({ ...of, result: push, evaluation: true })).toMatch(/^An evaluation trains nothing: an update on it would make it more likely\./);
     expect(verdict({ ...of, measured: false, result: null })).toMatch(/did not train on the response/);
   });
 
   it("is derived step by step, the branch that was taken marked", () => {
     const lines = derivation(analysed([]), result(one, { push: NONE }), 0, -1, -1.6931471806);
-    expect(lines.map((l) => l.what)).toEqual(["log-ratio", "ratio r", "allowed", "advantage A", "r × A", "clip(r) × A", "objective", "share of the loss", "push"]);
+    expect(lines.map((l) => l.what)).toEqual(["log-ratio", "ratio r", "allowed", "advantage A", "r × A", "clip(r) × A", "objective", "weight in the mean", "push"]);
     expect(lines.find((l) => l.branch === "wins")?.how).toBe("1.2 × 1.000");
-    expect(lines.find((l) => l.what === "share of the loss")?.how).toBe("about 1 in 4");
+    expect(lines.find((l) => l.what === "weight in the mean")?.how).toBe("about 1 in 4");
+    const penalties = [{ use: { part: "reference_kl", beta: 0.04 }, penalty: Float64Array.of(1.325, 0, 0, 0), weight: NONE }];
+    const line = derivation(analysed([]), result(one, { push: NONE, penalties }), 0, -1, -2).find((l) => l.what === "− reference kl");
+    expect(line).toMatchObject({ how: "0.04 × 33.13", value: "1.325" });
   });
 });
 

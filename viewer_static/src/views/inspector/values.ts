@@ -82,6 +82,22 @@ export function advantageOf(pass: Pass, analysis: Analysis | null): number {
   return one;
 }
 
+/** The token that the update pushes hardest, of those that count; the first one where nothing is known of pushes. */
+export function pushedHardest(passes: readonly Pass[], analysis: Analysis | null): { pass: string; token: number } | null {
+  let most = -1;
+  let found: { pass: string; token: number } | null = null;
+  for (const pass of passes) {
+    if (!pass.tokens?.n) continue;
+    found ??= { pass: pass.key, token: 0 };
+    const push = resultOf(analysis, pass)?.push ?? [];
+    for (let i = 0; i < push.length; i++) {
+      const size = Math.abs(push[i] as number);
+      if (pass.tokens.mask[i] && size > most) [most, found] = [size, { pass: pass.key, token: i }];
+    }
+  }
+  return found;
+}
+
 /** Advantages this small are rounding errors of a mean. */
 const NOTHING = 1e-3;
 

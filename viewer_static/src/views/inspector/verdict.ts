@@ -15,6 +15,10 @@ export interface Judged {
   logRatio: number;
   result: PassResult | null;
   index: number;
+  /** Whose ratio it is: the token's own, or that of something larger, in words. */
+  ratioOf: "" | "whole response" | "segment";
+  /** Nothing is trained on an evaluation. */
+  evaluation: boolean;
 }
 
 /** `22 % more likely`, `2.3 times as likely`: from the ratio. */
@@ -23,12 +27,17 @@ function moved(ratio: number): string {
   return `${number(Math.abs(ratio - 1) * 100, 2)} % ${ratio > 1 ? "more" : "less"} likely than when sampled`;
 }
 
-function clipped({ result, index }: Judged): string {
+function clipped({ result, index, ratioOf }: Judged): string {
   if (!result) return "";
   const at = (values: ArrayLike<number>) => values[index] as number;
   const ratio = at(result.ratio);
   const already = `already ${moved(ratio)}, so the policy term pushes no further.`;
-  switch (at(result.clipped)) {
+  const code = at(result.clipped);
+  if (ratioOf && code >= 1 && code <= 5) {
+    const where = ["below the range", "above the range", "above the dual clip though it did badly", "above the upper cap", "outside the trust region"][code - 1];
+    return `Clipped: the ratio of its ${ratioOf}, ${number(ratio, 5)}, is ${where}, so the policy term pushes no further.`;
+  }
+  switch (code) {
     case 1:
       return `Clipped: below the range, whose lower end is ${number(at(result.low), 3)}; ${already}`;
     case 2:
@@ -65,6 +74,10 @@ export function verdict(of: Judged): string {
   if (!result) return history;
   if (result.mask[index] === 0) return `A mask of the algorithm leaves it out of the policy term. ${history}`;
   const push = result.push[index] as number;
+  if (of.evaluation) {
+    const would = push > 0 ? "make it more likely" : push < 0 ? "make it less likely" : "leave it alone";
+    return `An evaluation trains nothing: an update on it would ${would}. ${history}`;
+  }
   const way =
     push > 0 ? "Pushed to be more likely." : push < 0 ? "Pushed to be less likely." : result.advantages[index] === 0 ? "No push: its advantage is 0." : "No push.";
   return `${way} ${history}`;

@@ -1,7 +1,7 @@
 /** Beat 4: from a score to an advantage, step by step, as the run's own algorithm does it. */
 import { describePart } from "../../objective";
-import { type Lesson, type Line, num, type Piece, said, sentences, signed, whole } from "./pieces";
-import { advantageOf, nth, type Scene } from "./scene";
+import { amount, type Lesson, type Line, num, type Piece, said, sentences, signed, whole } from "./pieces";
+import { trainedWith, nth, type Scene } from "./scene";
 
 /** How far an advantage may be from what the steps give and still be called their result. */
 const CLOSE = 2e-3;
@@ -9,7 +9,7 @@ const CLOSE = 2e-3;
 export function advantageLesson(scene: Scene): Lesson {
   const { group, step } = scene;
   const response = scene.pass?.response ?? scene.best;
-  const advantage = advantageOf(scene);
+  const advantage = trainedWith(scene);
   const title = group.responses.length > 1 ? "Better than its siblings, or worse?" : "Better than expected, or worse?";
   if (step.update.kind === "eval") {
     return { title, paragraphs: [["In training, each score would now be compared with those of its siblings. An evaluation stops here: it only measures."]], lines: [] };
@@ -18,7 +18,7 @@ export function advantageLesson(scene: Scene): Lesson {
     return {
       title,
       paragraphs: [
-        ["All ", whole("responses", group.responses.length), " responses scored ", num("mean", group.mean), ", so each is exactly average. Its ", { word: "advantage" }, ", how much better than expected it was, is 0."],
+        ["All ", amount("responses", group.responses.length), " responses scored ", num("mean", group.mean), ", so each is exactly average. Its ", { word: "advantage" }, ", how much better than expected it was, is 0."],
         ["Every sibling scored the same, so there is nothing to learn from this group. Its tokens are not pushed."],
       ],
       lines: [],
@@ -62,11 +62,11 @@ function compared(scene: Scene, reward: number): { words: Piece[]; lines: Line[]
   const words: Piece[] = [];
   if (baseline === "group_mean") {
     [expected, name] = [group.mean, "mean of the group"];
-    words.push("A score alone says little: a question may be easy. So it is compared with the average of the ", whole("responses", n), " responses to the same question.");
+    words.push("A score alone says little: a question may be easy. So it is compared with the average of the ", amount("responses", n), " responses to the same question.");
   } else if (baseline === "leave_one_out") {
     expected = (group.mean * n - reward) / (n - 1);
     name = "mean of the others";
-    words.push("A score alone says little: a question may be easy. So it is compared with the average of the ", whole("others", n - 1), " other responses to the same question.");
+    words.push("A score alone says little: a question may be easy. So it is compared with the average of the ", amount("others", n - 1), " other responses to the same question.");
   } else return null;
   let gives = reward - expected;
   const lines: Line[] = [
@@ -107,5 +107,5 @@ function describeSize({ group }: Scene): Piece[] {
   const known = group.responses.filter((r) => !Number.isNaN(r.advantage));
   if (known.length < 2) return [];
   const [up, down] = [known.filter((r) => r.advantage > 0).length, known.filter((r) => r.advantage < 0).length];
-  return ["In this group ", whole("above", up), up === 1 ? " response is" : " responses are", " above 0 and ", whole("below", down), " below."];
+  return ["In this group ", amount("above", up), up === 1 ? " response is" : " responses are", " above 0 and ", amount("below", down), " below."];
 }

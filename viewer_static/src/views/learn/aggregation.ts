@@ -1,7 +1,7 @@
 /** Beat 6: how the terms of all tokens become one number, by this run's own rule. */
 import { describePart } from "../../objective";
 import type { AlgorithmSpec } from "../../objective/types";
-import { fine, type Lesson, type Line, type Piece, round, sentences, signed, small, tokenText, whole } from "./pieces";
+import { amount, fine, type Lesson, type Line, type Piece, round, sentences, signed, small, tokenText } from "./pieces";
 import type { Scene } from "./scene";
 
 const TITLE = "Many tokens, one number";
@@ -30,18 +30,18 @@ export function aggregationLesson(scene: Scene): Lesson {
   }
   const { tokens, responses } = counted(scene);
   const lines: Line[] = [];
-  const words: Piece[] = ["Here ", whole("tokens", tokens), tokens === 1 ? " token" : " tokens", " of ", whole("responses", responses), responses === 1 ? " response" : " responses", " count."];
+  const words: Piece[] = ["Here ", amount("tokens", tokens), tokens === 1 ? " token" : " tokens", " of ", amount("responses", responses), responses === 1 ? " response" : " responses", " count."];
   if (result && pass?.tokens && token >= 0) {
-    const share = result.aggregation[token] ?? 0;
+    const weight = result.aggregation[token] ?? 0;
     const objective = result.tokenObjective[token] ?? 0;
-    words.push(" The share of ", { token: tokenText(pass.tokens.strings[token] ?? "") }, " is ");
-    if (share > 0) {
-      words.push(whole("one", 1), " in ", round("one_in", 1 / share), ".");
+    const name: Piece = { token: tokenText(pass.tokens.strings[token] ?? "") };
+    if (weight > 0) {
+      words.push(" The term of ", name, " is divided by ", round("one_in", 1 / weight), " on the way: that is how much it weighs.");
       // A trainer may divide by what it counted over several updates.
-      const odd = spec.parts.aggregation.part === "token_mean" && Math.abs(1 / share - tokens) > 0.5;
+      const odd = spec.parts.aggregation.part === "token_mean" && Math.abs(1 / weight - tokens) > 0.5;
       if (odd && analysis.whole) words.push(" That is not the number of tokens here: the trainer spreads its count over all updates on these responses.");
-    } else words.push(whole("share", 0), ": it does not count.");
-    lines.push({ label: "objective × share", sum: [signed("objective", objective), " × ", small("share", share), " = ", fine("term", objective * share)] });
+    } else words.push(" ", name, " does not count: its weight is ", amount("weight", 0), ".");
+    lines.push({ label: "token objective × weight", sum: [signed("objective", objective), " × ", small("weight", weight), " = ", fine("term", objective * weight)] });
   }
   const loss = trainersLoss(scene);
   lines.push({ label: analysis.whole ? "all terms together" : "captured terms together", sum: [small("sum", -analysis.loss)] });
@@ -79,14 +79,14 @@ function trainersLoss({ step }: Scene): number {
   return step.update.parts.length === 1 && step.update.parts[0]?.micro_batches.length ? sum : NaN;
 }
 
-/** Tokens and responses that have a share in the loss. */
+/** Tokens and responses that have a weight in the loss. */
 function counted({ analysis, step }: Scene): { tokens: number; responses: number } {
   let [tokens, responses] = [0, 0];
   for (const group of step.groups) {
     for (const pass of group.passes) {
-      const share = analysis?.passes.get(pass.key)?.aggregation;
+      const weight = analysis?.passes.get(pass.key)?.aggregation;
       let own = 0;
-      for (let i = 0; i < (pass.tokens?.n ?? 0); i++) if (share?.[i]) own++;
+      for (let i = 0; i < (pass.tokens?.n ?? 0); i++) if (weight?.[i]) own++;
       tokens += own;
       if (own) responses++;
     }

@@ -145,7 +145,7 @@ describe("lesson", () => {
     const scene = A();
     const found = lesson(6, scene);
     expect(value(found, "one_in")).toBeCloseTo(4 * (scene.pass?.tokens?.n ?? 0), 6);
-    expect(value(found, "term")).toBeCloseTo(value(found, "objective") * value(found, "share"), 12);
+    expect(value(found, "term")).toBeCloseTo(value(found, "objective") * value(found, "weight"), 12);
     expect(value(found, "trainer_loss")).toBe(0.375);
     expect(text(found)).toContain("Every response has the same say");
     const other = lesson(6, B());

@@ -5,7 +5,7 @@
 import { oneLine, promptTitle } from "../../text";
 import { advantageLesson } from "./advantage";
 import { aggregationLesson } from "./aggregation";
-import { type Lesson, listed, many, num, type Piece, said, whole } from "./pieces";
+import { amount, type Lesson, listed, many, num, type Piece, said, whole } from "./pieces";
 import { nth, type Scene } from "./scene";
 import { tokenLesson } from "./token";
 import { updateLesson } from "./update";
@@ -39,7 +39,7 @@ function promptLesson({ step, group }: Scene): Lesson {
     ? ["Evaluation ", whole("update", update.update), " asks the model ", ...many("groups", groups, "question"), ". It only measures: nothing is trained on the answers."]
     : ["Update ", whole("update", update.update), " learns from ", ...many("groups", groups, "question"), ", called ", { word: "prompt group", as: "prompts" },
        ", of ", { word: "rollout" }, " ", ...listed(rollouts), "."];
-  const some: Piece[] = kept < groups ? [" The tokens of ", whole("kept", kept), " of them were captured."] : [];
+  const some: Piece[] = kept < groups ? [" The tokens of ", amount("kept", kept), " of them were captured."] : [];
   return {
     title: groups === 1 ? "It starts with a question" : "It starts with questions",
     paragraphs: [
@@ -55,7 +55,7 @@ function responseLesson(scene: Scene): Lesson {
   const n = group.responses.length;
   const lengths = group.responses.map((r) => r.length);
   const [short, long] = [Math.min(...lengths), Math.max(...lengths)];
-  const size: Piece[] = short === long ? many("length", long, "token") : [whole("shortest", short), " to ", ...many("longest", long, "token")];
+  const size: Piece[] = short === long ? many("length", long, "token") : [amount("shortest", short), " to ", ...many("longest", long, "token")];
   const good = said(best);
   const bad = said(worst);
   const quotes: Piece[] = [];
@@ -64,13 +64,13 @@ function responseLesson(scene: Scene): Lesson {
     if (bad) quotes.push(" One that did less well: ", { quote: bad });
   } else if (good) quotes.push("One of them: ", { quote: good });
   else quotes.push("Their tokens were not captured, so they cannot be quoted here.");
-  const part = step.update.kind === "train" && group.inUpdate < n ? [" This update trains on ", whole("in_update", group.inUpdate), " of them."] : [];
+  const part = step.update.kind === "train" && group.inUpdate < n ? [" This update trains on ", amount("in_update", group.inUpdate), " of them."] : [];
   return {
     title: n === 1 ? "The model tries" : `The model tries ${n} times`,
     paragraphs: [
       [
         "Writing, a model throws dice, weighted by how likely it finds each next piece. ",
-        ...(n === 1 ? ["Here the question was asked once; the response has "] : ["So the same question gets ", whole("responses", n), short === long ? " different responses, each of " : " different responses, of "]),
+        ...(n === 1 ? ["Here the question was asked once; the response has "] : ["So the same question gets ", amount("responses", n), short === long ? " different responses, each of " : " different responses, of "]),
         ...size, ".", ...part,
       ],
       quotes,
@@ -91,13 +91,13 @@ function rewardLesson(scene: Scene): Lesson {
   }
   const how: Piece[] =
     n > 1
-      ? [whole("functions", n), " functions score each response, and their scores add up", weights.some((w) => w !== 1) ? ", each times its weight. " : ". "]
+      ? [amount("functions", n), " functions score each response, and their scores add up", weights.some((w) => w !== 1) ? ", each times its weight. " : ". "]
       : [n === 1 && names[0] ? "A function scores each response: " : "Each response is scored", ...(n === 1 && names[0] ? [{ quote: oneLine(names[0], 40) }] : []), ". "];
   const mean: Piece[] = group.flat
     ? ["Here all ", ...many("scored", scored.length, "response"), " scored the same: ", num("best", best.reward), ". Then nobody can tell which was better, and nothing is learned from this question."]
     : scored.length === 1
       ? ["This response scored ", num("best", best.reward), "."]
-      : ["The best response here scored ", num("best", best.reward), ", the lowest ", num("worst", worst.reward), ". The average of the ", whole("scored", scored.length), " is ", num("mean", group.mean), "."];
+      : ["The best response here scored ", num("best", best.reward), ", the lowest ", num("worst", worst.reward), ". The average of the ", amount("scored", scored.length), " is ", num("mean", group.mean), "."];
   const shown = group.flat || best === worst ? [best] : [best, worst];
   return {
     title: "Every response gets a score",
@@ -112,8 +112,14 @@ function rewardLesson(scene: Scene): Lesson {
           i ? " + " : "", { quote: oneLine(names[i] ?? `score ${i + 1}`, 24) }, " ", num(`component.${i}`, value),
           ...(weights[i] !== 1 ? [" × ", num(`weight.${i}`, weights[i] ?? 1)] : []),
         ]),
-        " = ", num("reward", response.reward),
+        // Where they do not add up, the trainer did more than that: then only what they were is said.
+        ...(addsUp(response.components, weights, response.reward) ? [" = ", num("reward", response.reward)] : []),
       ],
     })) : [],
   };
+}
+
+function addsUp(components: readonly number[], weights: readonly number[], reward: number): boolean {
+  const sum = components.reduce((all, value, i) => all + value * (weights[i] ?? 1), 0);
+  return Math.abs(sum - reward) <= 1e-4 * Math.max(1, Math.abs(reward));
 }

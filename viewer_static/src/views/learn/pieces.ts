@@ -1,5 +1,5 @@
 /** What a lesson's text is made of. Text of the run stays apart from ours: it is quoted, never markup. */
-import { number, probability as probabilityText, signed as signedText } from "../../format";
+import { integer, number, probability as probabilityText, signed as signedText } from "../../format";
 import { isSpecial, oneLine, pieces } from "../../text";
 import type { StepResponse } from "../../bundle/step";
 import type { Word } from "../words";
@@ -35,10 +35,15 @@ export const fine = (what: string, exact: number): Piece => ({ value: (exact > 0
 /** A number that is often a whole one. */
 export const round = (what: string, exact: number): Piece => {
   const near = Math.round(exact);
-  return Math.abs(exact - near) < 1e-6 * Math.abs(near) ? whole(what, near) : num(what, exact, 4);
+  return Math.abs(exact - near) < 1e-6 * Math.abs(near) ? amount(what, near) : num(what, exact, 4);
 };
 export const prob = (what: string, exact: number): Piece => ({ value: probabilityText(exact), exact, what });
+/** The number of something: of an update, of a response. */
 export const whole = (what: string, exact: number): Piece => ({ value: String(exact), exact, what });
+/** How many there are. */
+export const amount = (what: string, exact: number): Piece => ({ value: integer(exact), exact, what });
+/** A setting, as it was given: 0.2, 1.28. */
+export const setting = (what: string, exact: number): Piece => ({ value: String(Number(exact.toPrecision(4))).replace("-", "−"), exact, what });
 
 function smallText(value: number): string {
   const size = Math.abs(value);
@@ -72,7 +77,7 @@ export function tokenText(token: string): string {
 
 /** `2 responses` with the number as one of the bundle's. */
 export function many(what: string, n: number, one: string, more = `${one}s`): Piece[] {
-  return [whole(what, n), ` ${n === 1 ? one : more}`];
+  return [amount(what, n), ` ${n === 1 ? one : more}`];
 }
 
 /** The first sentences of an explanation. */

@@ -87,10 +87,10 @@ function pickedToken(group: StepGroup, { pass: key, token }: Picked): { pass: Pa
 export function tellingToken(group: StepGroup, analysis: Analysis | null): { pass: Pass; token: number } | null {
   const pushed = (pass: Pass) => analysis?.passes.get(pass.key)?.push.some((push) => push !== 0) ?? false;
   const good = group.passes.find((pass) => pass.measured && pushed(pass));
-  return hardest(good ? [good] : group.passes, group, analysis);
+  return hardestPushed(good ? [good] : group.passes, group, analysis);
 }
 
-function hardest(passes: readonly Pass[], group: StepGroup, analysis: Analysis | null): { pass: Pass; token: number } | null {
+function hardestPushed(passes: readonly Pass[], group: StepGroup, analysis: Analysis | null): { pass: Pass; token: number } | null {
   let found: { pass: Pass; token: number } | null = null;
   let [best, most] = [-1, -1];
   for (const pass of passes) {
@@ -118,7 +118,7 @@ export function at(scene: Scene, channel: string): number {
 }
 
 /** The advantage the token was trained with. */
-export function advantageOf(scene: Scene): number {
+export function trainedWith(scene: Scene): number {
   const { result, pass, token } = scene;
   const computed = result?.advantages[token];
   if (computed !== undefined && !Number.isNaN(computed)) return computed;

@@ -1,10 +1,13 @@
 /** Beat 5: what the update does with one token: how likely it was and is, whether it is clipped, which way it is pushed. */
 import { CLIPPED } from "../../objective/types";
 import { describePart } from "../../objective";
-import { fine, type Lesson, type Line, num, type Piece, prob, sentences, signed, tokenText, whole } from "./pieces";
-import { advantageOf, at, nth, type Scene } from "./scene";
+import { amount, fine, type Lesson, type Line, num, type Piece, prob, round, sentences, setting, signed, tokenText, whole } from "./pieces";
+import { at, nth, type Scene, trainedWith } from "./scene";
 
 const TITLE = "Each token gets a push";
+
+/** A ratio this near 1 is read as unchanged: probabilities with three decimals are the same. */
+const UNCHANGED = 5e-4;
 
 export function tokenLesson(scene: Scene): Lesson {
   const { group, pass, token, result, step } = scene;
@@ -27,8 +30,8 @@ export function tokenLesson(scene: Scene): Lesson {
   const moved = movedPieces(scene);
   return {
     title: TITLE,
-    paragraphs: [["Every token of a response takes over its advantage. Take ", ...which, ". ", ...moved.words], gatePieces(scene), pushPieces(scene)].filter((p) => p.length),
-    lines: [...moved.lines, ...(result ? gateLines(scene) : [])],
+    paragraphs: [["Take ", ...which, ". ", ...moved.words], gatePieces(scene), pushPieces(scene)].filter((p) => p.length),
+    lines: [...moved.lines, ...(result ? pushLines(scene) : [])],
   };
 }
 
@@ -47,14 +50,15 @@ function movedPieces(scene: Scene): { words: Piece[]; lines: Line[] } {
     return { words: ["The model gives it probability ", prob("p_now", Math.exp(now)), " now. What it was when the token was sampled was not captured."], lines: [] };
   }
   const own = Math.exp(now - then);
+  const still = Math.abs(own - 1) < UNCHANGED;
   const words: Piece[] =
     now === then
       ? ["The model gave it probability ", prob("p_then", Math.exp(then)), step.update.first ? ". This is the first update after sampling, so nothing has moved yet: the " : ". That has not changed since: the ", { word: "ratio" }, " is exactly ", whole("ratio", 1), "."]
-      : ["When it was sampled the model gave it probability ", prob("p_then", Math.exp(then)), "; earlier updates on these responses have moved that to ", prob("p_now", Math.exp(now)), ". The second divided by the first is called the ", { word: "ratio" }, "."];
-  if (now !== then && step.update.first) {
-    words.splice(2, 1, "; computed anew for this update it is ");
+      : ["When it was sampled the model gave it probability ", prob("p_then", Math.exp(then)), "; earlier updates on these responses have ", ...(still ? ["as good as left it there"] : ["moved that to ", prob("p_now", Math.exp(now))]), ". What it is now, divided by what it was, is called the ", { word: "ratio" }, "."];
+  if (now !== then && !still && step.update.first) {
+    words.splice(2, 2, "; computed anew for this update it is ");
   }
-  const lines: Line[] = now === then ? [] : [{ label: "now ÷ then", sum: [prob("p_now", Math.exp(now)), " ÷ ", prob("p_then", Math.exp(then)), " = ", num("ratio", own)] }];
+  const lines: Line[] = still ? [] : [{ label: "now ÷ then", sum: [prob("p_now", Math.exp(now)), " ÷ ", prob("p_then", Math.exp(then)), " = ", num("ratio", own)] }];
   const used = result?.ratio[token];
   if (kind === "one") words.push(" This run's algorithm makes no use of it.");
   else if (kind !== "token" && used !== undefined) {
@@ -95,28 +99,37 @@ function gatePieces(scene: Scene): Piece[] {
       if (its >= 1 && its <= 5) clipped++;
     }
   }
-  if (counted) words.push(" In this group ", whole("clipped", clipped), " of ", whole("counted", counted), clipped === 1 ? " tokens is held back." : " tokens are held back.");
+  if (counted) words.push(" In this group ", amount("clipped", clipped), " of ", amount("counted", counted), clipped === 1 ? " tokens is held back." : " tokens are held back.");
   return words;
 }
 
 function range(low: number, high: number): Piece[] {
-  if (!Number.isFinite(low) || low === 0) return ["up to ", num("high", high)];
-  if (!Number.isFinite(high)) return ["from ", num("low", low)];
-  return [num("low", low), " to ", num("high", high)];
+  if (!Number.isFinite(low) || low === 0) return ["up to ", setting("high", high)];
+  if (!Number.isFinite(high)) return ["from ", setting("low", low)];
+  return [setting("low", low), " to ", setting("high", high)];
 }
 
-function gateLines(scene: Scene): Line[] {
+/** How the push comes about: what the policy term gives, and what constraints pull. They add up to it. */
+function pushLines(scene: Scene): Line[] {
   const { result, token } = scene;
   if (!result) return [];
   const push = result.push[token] ?? NaN;
-  const advantage = advantageOf(scene);
-  const lines: Line[] = [{ label: "advantage", sum: [signed("advantage", advantage)] }];
+  const pulls: Line[] = [];
   for (const { use, weight } of result.penalties) {
     const pull = -(weight[token] ?? 0);
-    if (pull !== 0) lines.push({ label: use.part === "kl" ? "pull to the reference" : use.part.replaceAll("_", " "), sum: [fine("pull", pull)] });
+    if (pull !== 0) pulls.push({ label: use.part === "kl" ? "and the pull of the rubber band" : `and from ${use.part.replaceAll("_", " ")}`, sum: [fine("pull", pull)] });
   }
-  lines.push({ label: "push", sum: [fine("push", push)] });
-  return lines;
+  const policy = push + (result.constraintWeight[token] ?? 0);
+  const [ratio, advantage, weight] = [result.ratio[token] ?? NaN, trainedWith(scene), result.aggregation[token] ?? 0];
+  const product = ratio * advantage * weight;
+  const what = pulls.length ? "policy" : "push";
+  const total: Line[] = pulls.length ? [...pulls, { label: "together, the push", sum: [fine("push", push)] }] : [];
+  // Only where it is that simple: some algorithms weigh the token by more, and a clipped one is not pushed.
+  if (policy === 0 || !(Math.abs(product - policy) <= 1e-3 * Math.abs(policy))) {
+    return [{ label: "advantage", sum: [signed("advantage", advantage)] }, ...(pulls.length ? [{ label: "what it pushes", sum: [fine(what, policy)] }] : []), ...(total.length ? total : [{ label: "push", sum: [fine("push", push)] }])];
+  }
+  const sum: Piece[] = [num("used_ratio", ratio), " × ", signed("advantage", advantage), " ÷ ", round("one_in", 1 / weight), " = ", fine(what, policy)];
+  return [{ label: "ratio × advantage, weighed as in beat 6", sum }, ...total];
 }
 
 /** Which way and how hard, and how that compares. */
@@ -127,8 +140,13 @@ function pushPieces(scene: Scene): Piece[] {
     return [`How hard it is pushed cannot be said${why ? `: ${why}` : "."}`];
   }
   const push = result.push[token] ?? NaN;
-  const words: Piece[] = ["This update's ", { word: "push" }, " on it is ", fine("push", push), ": "];
-  words.push(push > 0 ? "it is made more likely." : push < 0 ? "it is made less likely." : "it is left alone.");
+  const advantage = trainedWith(scene);
+  const objective = result.tokenObjective[token] ?? NaN;
+  const words: Piece[] = ["What it adds to what training makes larger, its ", { word: "token objective" }, ", is ", signed("objective", objective), ". "];
+  words.push("How much that grows as the token gets likelier is its ", { word: "push" }, ", ", fine("push", push), ": ");
+  if (push) words.push(push > 0 ? "it is made more likely." : "it is made less likely.");
+  else if (group.flat && advantage === 0) words.push("it is left alone, because every response scored the same.");
+  else words.push(advantage === 0 ? "it is left alone, because its advantage is 0." : "it is left alone.");
   let [harder, all] = [0, 0];
   for (const pass of group.passes) {
     const each = analysis?.passes.get(pass.key);
@@ -140,7 +158,7 @@ function pushPieces(scene: Scene): Piece[] {
     }
   }
   if (push !== 0 && all > 1) {
-    words.push(...(harder ? [" Of ", whole("tokens", all), " tokens in this group, ", whole("harder", harder), harder === 1 ? " is pushed harder." : " are pushed harder."] : [" No token in this group is pushed harder."]));
+    words.push(...(harder ? [" Of ", amount("tokens", all), " tokens in this group, ", amount("harder", harder), harder === 1 ? " is pushed harder." : " are pushed harder."] : [" No token in this group is pushed harder."]));
   }
   words.push(...springPieces(scene));
   return words;
