@@ -1,6 +1,6 @@
 """Takes the README's pictures anew, from the packaged SmolLM2 run.
 
-    python viewer_static/screenshots/take.py [NAME ...]
+python viewer_static/screenshots/take.py [NAME ...]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(names: list[str]) -> None:
             page = chromium.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
             page.goto(f"{address}#{PLACES[name]}")
             page.wait_for_selector(".tok[class*=' ']")
-            page.mouse.move(1, 899)
+            page.mouse.move(650, 20)
             page.wait_for_timeout(1000)
             page.screenshot(path=HERE / f"{name}.png")
             page.close()
