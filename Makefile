@@ -107,7 +107,7 @@ compat: $(COMPAT_ENVIRONMENTS) ## test capture with the oldest and the newest TR
 
 clean: ## remove whatever make has made; runs/ stays
 	@rm -rf $(VENV) $(VERL_VENV) $(COMPAT_VENV)* viewer_static/node_modules viewer_static/dist build dist \
-		unipo_hooks.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+		unipo_hooks.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 # --- the Python environment ------------------------------------------------------------------------------------------
 
@@ -178,14 +178,14 @@ $(CHROMIUM): $(ENVIRONMENT)
 	    echo "No Chromium: install your system's (Debian: apt-get install chromium), then make again" >&2; exit 1; }; }
 	@touch $@
 
-# Subject of `make check`, and left behind by `make test`: which lines the tests reach. Those of the page run beside the
-# others, on a core of their own; what they say comes at the end. Call pytest, not `python -m pytest`, which would put the
+# Subject of `make check`, and left behind by `make test`: which lines the tests reach. Those of the page run at the same
+# time as the others; what they say comes at the end. Call pytest, not `python -m pytest`, which would put the
 # tree first on the path and hide where the packages are installed.
-.coverage: $(PYTHON_SOURCES) $(DATA) pyproject.toml | $(ENVIRONMENT) $(VIEWER) $(CHROMIUM)
+.coverage: $(PYTHON_SOURCES) $(DATA) $(VIEWER) pyproject.toml | $(ENVIRONMENT) $(CHROMIUM)
 	@echo "» Python tests (some minutes: models are trained for real)"
 	@rm -f .coverage.*
 	@COVERAGE_FILE=.coverage.page $(BIN)/pytest tests/viewer --cov --cov-report= -p no:cacheprovider >.coverage.log 2>&1 & page=$$!; \
-	trap 'kill $$page 2>/dev/null' EXIT; \
+	trap 'kill $$page 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
 	COVERAGE_FILE=.coverage.rest $(BIN)/pytest --ignore tests/viewer --cov --cov-report=; rest=$$?; \
 	echo "» tests of the page"; \
 	wait $$page; seen=$$?; cat .coverage.log; rm -f .coverage.log; \

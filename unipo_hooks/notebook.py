@@ -13,7 +13,7 @@ from pathlib import Path
 from unipo_hooks.errors import UnipoError
 
 HEIGHT = 760
-"""Pixels: the three panes of the viewer below each other's heads, and no more than a laptop's screen."""
+"""Pixels: room for the viewer's panes, and no more than a laptop's screen."""
 
 PAGE_LIMIT = 25_000_000
 """Bytes of a page that a notebook is given at most, since it keeps the page in its own file."""

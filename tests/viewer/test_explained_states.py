@@ -159,3 +159,36 @@ def test_responses_without_a_reward_are_in_no_mean(tmp_path: Path, new_page: Ope
         assert values["group mean"] == 1 and values["group size"] == 1, values
         page.goto(f"{url}#u=0&g=0.0&r=0.3&t=0")
         expect(page.locator("[data-slot=baseline]")).to_contain_text("no finite reward")
+
+
+def test_what_does_not_count_or_cannot_be_computed_has_no_number(tmp_path: Path, new_page: OpenPage) -> None:
+    page = new_page()
+    mask = np.ones((8, 6), bool)
+    mask[0, 2] = False
+    mask[3] = False
+    reward = np.array([1, 0, 2, 4, 1, 2, 3, 4], np.float32)
+    info = {"algorithm": algorithms.get("dapo")}
+    run = written(tmp_path / "run", info=info, length_B=np.full(8, 6), mask_BT=mask, reward_B=reward)
+    with served(run) as url:
+        page.goto(f"{url}#u=0&g=0.0&r=0.0&t=2")
+        ready(page)
+        ratio = page.locator("[data-slot=ratio]")
+        expect(ratio).to_contain_text("The token does not count")
+        assert "likely" not in ratio.inner_text()
+        assert ratio.locator("[data-name=ratio][data-value]").count() == 0
+        pane = page.locator("[data-pane=algorithm]")
+        assert "recorded and used" not in pane.inner_text()
+        # A response that is masked whole is in the group's mean, as it is in the engine.
+        values = page.locator("[data-slot=baseline] [data-value]").evaluate_all(
+            "all => Object.fromEntries(all.map(t => [t.dataset.name, Number(t.dataset.value)]))"
+        )
+        assert values["group mean"] == reward[:4].mean() and values["group size"] == 4, values
+        assert page.get_by_test_id("fan-in").locator("circle.silent").count() == 1
+        expect(page.get_by_test_id("fan-silent")).to_contain_text("3 of 4 responses count")
+
+        page.goto(f"{url}#u=0&g=0.0&r=0.0&t=1&vs=ppo")
+        missing = page.get_by_test_id("versus-missing")
+        expect(missing).to_contain_text("PPO cannot be computed here")
+        above = missing.evaluate("p => p.compareDocumentPosition(document.querySelector('[data-heading]'))")
+        assert above == 4, "the line is not above the cards"
+        expect(ratio).to_contain_text("not computed for PPO")

@@ -57,6 +57,7 @@ def test_push_objective_and_clipping_are_those_that_python_computes(
     update = 3 if real == "smollm2" else 29
     python = pushes(path, update)
     page, errors, marks = new_page(), [], 0
+    painted: list[tuple[float, int]] = []
     with served(path) as url:
         page.goto(f"{url}#u={update}")
         ready(page)
@@ -71,8 +72,7 @@ def test_push_objective_and_clipping_are_those_that_python_computes(
                 silent, capped = 0 < mine["clipped"][i] <= 5, mine["clipped"][i] > 5
                 assert ("c" in mark, "k" in mark) == (silent, capped)
                 marks += silent or capped
-                side = 0 if colour == "d5" else 1 if int(colour[1:]) > 5 else -1
-                assert side in (0, np.sign(mine["push"][i])), "blue is more likely"
+                painted.append((mine["push"][i], int(colour[1:]) - 5))
             for i in (0, len(mine["push"]) // 2, *np.flatnonzero(mine["clipped"])[:1]):
                 spans.nth(int(i)).hover()
                 numbers = card(page)
@@ -81,6 +81,9 @@ def test_push_objective_and_clipping_are_those_that_python_computes(
                     errors.append(abs(number(numbers[name]) - value) / max(abs(value), 1e-12))
                 words = text_of(page.locator("[data-testid=token-card] .verdict"))
                 assert words.startswith("Clipped: ") == bool(mine["clipped"][i])
+    values, steps = np.array(painted).T
+    assert (np.diff(steps[np.argsort(values)]) >= 0).all(), "a larger push is never painted less likely"
+    assert (steps * values >= 0).all() and steps.min() < 0 < steps.max(), "blue is more likely"
     print(
         f"{real}: {len(errors)} numbers, {marks} clipped tokens, largest relative difference as shown {max(errors):.1e}"
     )
@@ -181,6 +184,10 @@ def test_text_is_found_and_questions_pick_tokens(new_page: OpenPage) -> None:
         page.keyboard.press("/")
         page.keyboard.type("the ANSWER")
         expect(page.locator("[data-testid=find-count]")).to_have_text(f"–/{occurrences}")
+        for width in (1440, 1280, 1024):
+            page.set_viewport_size({"width": width, "height": 800})
+            box = page.locator("[data-testid=find]").bounding_box()
+            assert box and box["width"] >= 60, f"what is typed cannot be read at {width}"
         page.keyboard.press("Enter")
         page.keyboard.press("Enter")
         expect(page.locator("[data-testid=find-count]")).to_have_text(f"2/{occurrences}")

@@ -239,6 +239,23 @@ def test_a_link_opens_the_same_beat_and_nothing_moves_by_itself(new_page: OpenPa
         assert page.locator("[data-dim]").first.evaluate("e => getComputedStyle(e).opacity") == "1"
 
 
+def test_a_what_if_and_a_comparison_rest_until_it_is_closed(new_page: OpenPage) -> None:
+    page = new_page(**CALM)
+    with served(SMOLLM2) as url:
+        page.goto(f"{url}#u=1&what=dapo&vs=dr_grpo&learn=5")
+        page.wait_for_selector("[data-testid=lesson][data-beat='5'] [data-what]")
+        settled(page, 5)
+        expect(page.locator("[data-testid=resting]")).to_contain_text(
+            "Your what-if and comparison rest until you close"
+        )
+        assert not {"what", "vs"} & place(page).keys(), "the panes show other numbers than the lesson"
+        page.click("[data-testid=lesson-close]")
+        expect(page.locator("[data-testid=what-if-reset]")).to_have_count(1)
+        assert place(page) == {"u": "1", "what": "dapo", "vs": "dr_grpo"}
+        page.click("[data-testid=learn]")
+        expect(page.locator("[data-testid=what-if-reset]")).to_have_count(0)
+
+
 def test_the_buttons_stay_and_so_does_what_a_beat_speaks_of(new_page: OpenPage) -> None:
     for width in (1440, 1024):
         page = new_page(**CALM, viewport={"width": width, "height": 768})

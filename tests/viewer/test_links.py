@@ -63,3 +63,19 @@ def test_a_token_is_the_same_in_both_views_and_a_point_of_a_metric_opens_its_upd
     expect(page.locator("[data-testid=update-box]")).to_have_value("2")
     expect(page.locator("[data-pane=step] .pane-head")).to_contain_text("update 2")
     assert page.evaluate("location.hash") != before
+
+
+def test_a_further_pass_keeps_the_token_and_back_returns_to_the_update_before(page: Page) -> None:
+    page.locator(".toks").first.locator(".tok").nth(6).click()
+    token = page.locator(".tok[data-selected]").inner_text()
+    page.keyboard.press("[")
+    expect(page.locator("[data-testid=update-box]")).to_have_value("0")
+    expect(page.locator(".tok[data-selected]")).to_have_text(token)
+    page.keyboard.press("x")
+    expect(page.locator("[data-pane=algorithm]")).to_contain_text("slots differ")
+    page.go_back()
+    expect(page.locator("[data-pane=algorithm]")).not_to_contain_text("slots differ")
+    page.go_back()
+    expect(page.locator("[data-testid=update-box]")).to_have_value("1")
+    page.go_forward()
+    expect(page.locator("[data-testid=update-box]")).to_have_value("0")

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { algorithmName, change, count, fixed, integer, list, number, percent, probability, signed, span } from "./format";
+import { algorithmName, change, count, exact, fixed, integer, list, number, percent, probability, short, shortSigned, signed, span } from "./format";
 
 describe("numbers", () => {
   it("have about four digits, a real minus and few exponents", () => {
@@ -19,6 +19,19 @@ describe("numbers", () => {
     expect([0.25, 0, -0.25].map((v) => signed(v))).toEqual(["+0.2500", "0", "−0.2500"]);
     expect([fixed(-0.25, 2), fixed(-0.001, 2), fixed(-0.4, 0), fixed(-10, 0)]).toEqual(["−0.25", "0.00", "0", "−10"]);
     expect(percent(0.125)).toBe("12.5 %");
+  });
+
+  it("leave out zeros that say nothing", () => {
+    expect([0.2, 1.28, 1, 0, 100, 0.0125, -0.5, 1234.5, 1e-7, -1e-7, 2.5e7].map((v) => short(v))).toEqual([
+      "0.2", "1.28", "1", "0", "100", "0.0125", "−0.5", "1235", "1e−7", "−1e−7", "2.5e7",
+    ]);
+    expect([NaN, Infinity, -Infinity].map((v) => short(v))).toEqual(["–", "∞", "−∞"]);
+    expect([0.123456, -12.3456].map((v) => short(v, 3))).toEqual(["0.123", "−12.3"]);
+    expect([0.2, 0, -0.2].map((v) => shortSigned(v))).toEqual(["+0.2", "0", "−0.2"]);
+  });
+
+  it("have nine digits where losses are compared", () => {
+    expect([0.123456789012, -0.5, -1.5e-8].map(exact)).toEqual(["0.123456789", "−0.500000000", "−1.50000000e−8"]);
   });
 
   it("show small probabilities with more digits", () => {

@@ -20,6 +20,24 @@ export function signed(value: number | null | undefined, digits = 4): string {
   return typeof value === "number" && value > 0 ? `+${text}` : text;
 }
 
+/** A number in up to `digits` significant digits, without zeros that say nothing: 0.2 and not 0.2000. */
+export function short(value: number, digits = 4): string {
+  const size = Math.abs(value);
+  const text = size >= 1e-3 && size < 1 ? size.toFixed(digits - 1 - Math.floor(Math.log10(size))) : number(size, digits);
+  const bare = text.replace(/(\.\d*?)0+(?=$|e)/, "$1").replace(/\.(?=$|e)/, "");
+  return (value < 0 ? MINUS : "") + bare;
+}
+
+/** The same with a plus where the sign carries meaning. */
+export function shortSigned(value: number, digits = 4): string {
+  return (value > 0 ? "+" : "") + short(value, digits);
+}
+
+/** As many digits as a comparison of two losses needs. */
+export function exact(value: number): string {
+  return value.toPrecision(9).replaceAll("-", MINUS);
+}
+
 /** A fixed number of decimals, for columns of numbers. */
 export function fixed(value: number, decimals: number): string {
   if (Number.isNaN(value)) return "–";

@@ -1,6 +1,6 @@
 import { describe, expect, it, vi } from "vitest";
 
-import { isSpecial, oneLine, pieces, promptTitle } from "./text";
+import { cut, isSpecial, oneLine, pieces, promptTitle } from "./text";
 
 describe("pieces", () => {
   it("loses nothing, whatever the text", () => {
@@ -23,6 +23,19 @@ describe("pieces", () => {
 
   it("leaves the joiners of emoji alone", () => {
     expect(pieces("👨‍👩‍👧")).toEqual([{ kind: "text", text: "👨‍👩‍👧" }]);
+  });
+});
+
+describe("cut", () => {
+  it("keeps what fits, and ends in … where it does not", () => {
+    expect(cut("completions/mean_length", 8)).toBe("complet…");
+    expect(["", "12345678", "1"].map((text) => cut(text, 8))).toEqual(["", "12345678", "1"]);
+  });
+
+  it("counts characters and halves none", () => {
+    expect(cut("😀😀😀😀", 4)).toBe("😀😀😀😀");
+    expect(cut("😀😀😀😀😀", 4)).toBe("😀😀😀…");
+    expect(cut("a😀😀😀😀", 3)).toBe("a😀…");
   });
 });
 

@@ -39,6 +39,13 @@ export function pieces(text: string): Piece[] {
   return out;
 }
 
+/** Text of at most `length` characters, the last of them … where it is cut. No character is halved. */
+export function cut(text: string, length: number): string {
+  // A character takes two places at most: what is behind these need not be looked at.
+  const letters = [...text.slice(0, 2 * length + 2)];
+  return letters.length > length ? `${letters.slice(0, Math.max(1, length - 1)).join("")}…` : text;
+}
+
 /** Whether a token looks like one a chat template or tokenizer put there: `<|im_end|>`, `</s>`, `[PAD]`. */
 export function isSpecial(token: string): boolean {
   return /^(<[|｜][^<>]{1,60}[|｜]>|<\/?(s|eos|bos|pad|unk|start_of_turn|end_of_turn)>|\[(PAD|CLS|SEP|EOS|BOS|UNK)\])$/.test(token);

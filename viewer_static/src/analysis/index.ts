@@ -2,6 +2,7 @@
 export { analyse, available } from "./analyse";
 export { analysed } from "./cache";
 export { changed, largest, resized, type Resized } from "./changed";
+export { hardest, type Hardest } from "./hardest";
 export { newestSpec, ownSpec } from "./own";
 export { reconcile } from "./reconcile";
 export * from "./types";

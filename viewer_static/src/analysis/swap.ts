@@ -1,5 +1,9 @@
 /** A what-if's changes: hyper-parameters by path as the engine takes them, and another part for a slot (`aggregation.part`). */
 import { AlgorithmError, type AlgorithmSpec, describePart, withHyperParameters } from "../objective";
+import { cut } from "../text";
+
+/** Characters of a name or value from outside that are repeated in a message. */
+const LONGEST = 40;
 
 const PART = /^(ratio|bounds|gate|baseline|aggregation)\.part$/;
 
@@ -39,7 +43,7 @@ export function withFitting(spec: AlgorithmSpec, changes: Readonly<Record<string
       fitting = withChanges(fitting, { [path]: value });
       made[path] = value;
     } catch (error) {
-      refused.push(`${cut(path)}=${cut(JSON.stringify(value))} was left out: ${reason(spec, path, error)}.`);
+      refused.push(`${cut(path, LONGEST)}=${cut(JSON.stringify(value), LONGEST)} was left out: ${reason(spec, path, error)}.`);
     }
   }
   return { spec: fitting, made, refused };
@@ -48,12 +52,8 @@ export function withFitting(spec: AlgorithmSpec, changes: Readonly<Record<string
 /** Why a change was refused, without the list of everything there is. */
 function reason(spec: AlgorithmSpec, path: string, error: unknown): string {
   const words = error instanceof Error ? error.message : String(error);
-  if (words.startsWith(`${spec.id} has no hyper-parameter`)) return `${spec.name || spec.id} has no hyper-parameter ${cut(path)}`;
+  if (words.startsWith(`${spec.id} has no hyper-parameter`)) return `${spec.name || spec.id} has no hyper-parameter ${cut(path, LONGEST)}`;
   return (words.startsWith(`${path}: `) ? words.slice(path.length + 2) : words).slice(0, 200).replace(/\.$/, "");
-}
-
-function cut(text: string): string {
-  return text.length > 40 ? `${text.slice(0, 40)}…` : text;
 }
 
 /** The changes without those that belonged to a part that is exchanged, and with the new one. */

@@ -2,6 +2,9 @@
 import type { Pass } from "../bundle/step";
 import type { AlgorithmSpec, Evaluation, PartUse } from "../objective/types";
 
+/** Advantages smaller than this are rounding errors of a mean. */
+export const MEAN_ROUNDING = 1e-3;
+
 /** What an algorithm makes of one forward pass over one response. Arrays have a value a token of it. */
 export interface PassResult {
   readonly pass: Pass;

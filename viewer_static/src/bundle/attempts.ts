@@ -1,6 +1,6 @@
 /**
  * A resumed trainer starts again at a checkpoint, so some updates were made twice: the later ones led to the model, the
- * earlier ones are superseded. The rule is that of `unipo_hooks.bundle.reader`.
+ * earlier ones are superseded. The rule is that of `unipo_hooks.bundle.entries`.
  */
 import type { Attempt, Kind } from "./types";
 

@@ -8,6 +8,7 @@ export {
   givenAdvantages,
   hyperParameters,
   inputs,
+  isOff,
   needs,
   parameters,
   scope,

@@ -135,6 +135,11 @@ export const CLIPPED: Readonly<Record<number, string>> = {
   7: "capped from above, still pushing",
 };
 
+/** Whether a code of `CLIPPED` silences the policy term; a constraint may still push. */
+export function silences(code: number): boolean {
+  return code >= 1 && code <= 5;
+}
+
 /** One constraint's share, so that each can be shown apart. */
 export interface ConstraintTerm {
   /** Which of `parts.constraint`. */

@@ -41,6 +41,8 @@ class Selection implements Place {
   hovered = $state.raw<TokenRef | null>(null);
   /** The update that is pointed at on a chart. */
   hoveredUpdate = $state<number | null>(null);
+  #stop: string | null = null;
+
   /** The metric, slot or channel that is pointed at or picked: its counterparts in the other panes are lit. */
   focus = $state.raw<Focus | null>(null);
 
@@ -48,17 +50,18 @@ class Selection implements Place {
     return this.pass !== null && this.token !== null ? { pass: this.pass, token: this.token } : null;
   }
 
-  /** A person's own choice of update; who looks back no longer follows. */
-  openUpdate(kind: Kind, update: number): void {
+  /** A person's own choice of update; who looks back no longer follows. `keepToken` where it holds the same responses. */
+  openUpdate(kind: Kind, update: number, keepToken = false): void {
     this.follow = false;
-    this.show(kind, update);
+    this.show(kind, update, keepToken);
   }
 
-  show(kind: Kind, update: number): void {
+  show(kind: Kind, update: number, keepToken = false): void {
     if (kind === this.kind && update === this.update) return;
     this.kind = kind;
     this.update = update;
-    this.clearToken();
+    if (keepToken) this.hovered = null;
+    else this.clearToken();
   }
 
   openGroup(group: string): void {
@@ -101,14 +104,25 @@ class Selection implements Place {
     }
   }
 
-  /** Writes the place into the URL; `group` is the one that is shown, as far as it was chosen. */
+  /**
+   * Writes the place into the URL; `group` is the one that is shown, as far as it was chosen. What a person would want
+   * to come back to is a step of the browser's history: another run, update, algorithm, or the lesson.
+   */
   writeHash(group: string | null): void {
-    const hash = formatHash({ ...this.place, group });
+    const { place } = this;
+    const hash = formatHash({ ...place, group });
+    const stop = [place.run, place.kind, place.update, place.versus, place.what?.id ?? null, place.learn > 0].join("\n");
+    const step = place.update !== null && this.#stop !== null && stop !== this.#stop && !this.follow;
     try {
-      if (location.hash !== hash && (hash || location.hash)) history.replaceState(null, "", hash || "#");
+      if (location.hash !== hash && (hash || location.hash)) {
+        if (step) history.pushState(null, "", hash || "#");
+        else history.replaceState(null, "", hash || "#");
+      }
     } catch {
       // As above.
     }
+    // Before the first update is there the page is on its way, not at a place.
+    if (place.update !== null) this.#stop = stop;
   }
 
   get place(): Place {

@@ -33,7 +33,11 @@ class Updates {
   neighbour(by: -1 | 1): void {
     const at = selection.update ?? 0;
     const next = by > 0 ? this.all.find((u) => u.update > at) : this.all.findLast((u) => u.update < at);
-    if (next) selection.openUpdate(selection.kind, next.update);
+    if (!next) return;
+    // A further pass over the same rollout has the same responses: what is picked stays picked.
+    const { current } = this;
+    const same = current?.attempt === next.attempt && String(current.rollouts) === String(next.rollouts);
+    selection.openUpdate(selection.kind, next.update, same);
   }
 
   showNewest(): void {

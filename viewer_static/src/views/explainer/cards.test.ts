@@ -2,8 +2,8 @@ import { describe, expect, it } from "vitest";
 
 import type { PassResult } from "../../analysis";
 import type { Pass, StepGroup, StepResponse } from "../../bundle/step";
-import { algorithms, type AlgorithmSpec, evaluate, makeBatch, specFrom } from "../../objective";
-import { cardsOf, type PartCard, slotCards, writtenSlot } from "./cards";
+import { algorithms, type AlgorithmSpec, differences, evaluate, makeBatch, specFrom } from "../../objective";
+import { cardsOf, type PartCard, slotCards } from "./cards";
 import { markup } from "../../mathml";
 import { at, type Reading } from "./reading";
 import { stagesOf } from "./stages";
@@ -11,12 +11,12 @@ import { sentence, verdict } from "./sentences";
 import { swapped, withChanges, withFitting } from "../../analysis/swap";
 
 /** A group of four responses of two tokens each, evaluated by the engine as one batch. */
-function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number, token: number, rewards = [1, 0, 0, 0.5]): Reading {
+function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number, token: number, rewards = [1, 0, 0, 0.5], masked: readonly number[] = []): Reading {
   const [B, T] = [4, 2];
   const old = new Float64Array(B * T).fill(-1);
   const log_probs = Float64Array.from(logRatios, (value) => value - 1);
   const ref_log_probs = new Float64Array(B * T).fill(-1.25);
-  const mask = new Float64Array(B * T).fill(1);
+  const mask = Float64Array.from({ length: B * T }, (_, i) => (masked.includes(i) ? 0 : 1));
   const values = Float64Array.from({ length: B * T }, (_, i) => 0.2 + 0.1 * i);
   const batch = makeBatch({ B, T, arrays: { log_probs, old_log_probs: old, ref_log_probs, values, mask, reward: Float64Array.from(rewards), group: new Float64Array(B) } });
   const evaluation = evaluate(spec, batch);
@@ -26,7 +26,7 @@ function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number,
     const pass: Pass = {
       key: response.key, response, number: 0, measured: { microBatch: 0, logRatioSum: 0, tokenKlSum: 0 },
       tokens: {
-        n: T, ids: [1, 2], strings: ["a", "b"], mask: [1, 1], reason: null,
+        n: T, ids: [1, 2], strings: ["a", "b"], mask: [...mask.subarray(b * T, (b + 1) * T)], reason: null,
         channels: new Map([["log_probs", of(log_probs)], ["old_log_probs", of(old)], ["ref_log_probs", of(ref_log_probs)], ["values", of(values)]]),
       },
     };
@@ -111,6 +111,31 @@ describe("the numbers on the terms", () => {
     expect(words).toMatch(/Pushed (up|down)/);
   });
 
+  it("say nothing of ratio and advantage of a token that does not count", () => {
+    for (const spec of [grpo, algorithms.get("ppo")!]) {
+      const of = reading(spec, MOVED, 0, 0, [1, 0, 0, 0.5], [0]);
+      expect(of.result!.ratio[0], "the engine has 0").toBe(0);
+      expect([at(of, "ratio"), at(of, "advantages")]).toEqual([NaN, NaN]);
+      expect(numbers(part(of, "ratio"))["\\rho"]).toBeUndefined();
+      expect(part(of, "ratio")).toMatchObject({ outcome: "", sentence: "The token does not count, so its ratio is not used." });
+      const words = cardsOf(spec, of).flatMap(({ slots }) => slots.flatMap(({ parts }) => parts.map((each) => each.sentence))).join(" ");
+      expect(words).not.toMatch(/likely|recorded and used|The ratio|pulls it back|exactly as expected/);
+    }
+  });
+
+  it("have a response that is masked whole in the group's mean, as the engine has", () => {
+    for (const id of ["grpo", "dapo"]) {
+      const of = reading(algorithms.get(id)!, FRESH, 0, 0, [1, 0, 0, 0.5], [6, 7]);
+      expect(numbers(part(of, "baseline"))).toMatchObject({ "\\mu_g": 0.375, G: 4, "\\hat A_i": 0.625 });
+    }
+  });
+
+  it("say of a single response that there is nothing to compare it with", () => {
+    const of = reading(grpo, FRESH, 0, 0);
+    const alone = { ...of, group: { ...of.group, responses: [of.response] } };
+    expect(part(alone, "baseline").sentence).toBe("A single response: nothing to compare with.");
+  });
+
   it("leave out responses without a reward, also where rewards are shaped", () => {
     const dapo = algorithms.get("dapo")!;
     const of = reading(dapo, FRESH, 0, 0, [1, NaN, NaN, 0.5]);
@@ -189,7 +214,7 @@ describe("what-if changes", () => {
   it("swap a part, then set its hyper-parameters", () => {
     const spec = withChanges(grpo, { "aggregation.part": "token_sum", "aggregation.length": 64, "bounds.epsilon_high": 0.28 });
     expect(spec.parts.aggregation).toMatchObject({ part: "token_sum", length: 64 });
-    expect(writtenSlot(spec, "bounds")).toBe("around_one(epsilon_low=0.2, epsilon_high=0.28)");
+    expect(differences(grpo, spec).find(({ slot }) => slot === "bounds")?.b).toBe("around_one(epsilon_low=0.2, epsilon_high=0.28)");
     expect(grpo.parts.aggregation.part).toBe("sequence_mean_token_mean");
   });
 

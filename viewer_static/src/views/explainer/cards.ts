@@ -1,11 +1,12 @@
 /** An algorithm as cards: five headings, twelve slots, one card a part, with a token's numbers where there is one. */
-import { type AlgorithmSpec, describePart, HEADINGS, type Heading, type PartUse, parameters, type Slot, SLOTS, uses, written as writtenUse } from "../../objective";
+import { short, shortSigned } from "../../format";
+import { type AlgorithmSpec, describePart, HEADINGS, type Heading, isOff, type PartUse, parameters, type Slot, SLOTS, uses } from "../../objective";
 import { formula } from "./formulas";
 import { annotate, sides } from "./latex";
 import { gateTakesRho, primed, primesOf } from "./notation";
-import { isOff, type Reading } from "./reading";
+import type { Reading } from "./reading";
 import { sentence } from "./sentences";
-import { defined, outcome, type Place, short, shortSigned, RATIOS, taken, type Term, term } from "./symbols";
+import { defined, outcome, type Place, RATIOS, taken, type Term, term } from "./symbols";
 
 export interface PartCard {
   slot: Slot;
@@ -168,9 +169,4 @@ function settingText(value: unknown): string {
   if (typeof value === "number") return short(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
   return String(value);
-}
-
-/** How a slot is written in an algorithm, as `algorithms.diff` writes it. */
-export function writtenSlot(spec: AlgorithmSpec, slot: Slot): string {
-  return uses(spec.parts).filter((each) => each.slot === slot).map(({ use }) => writtenUse(slot, use)).join(" then ") || "none";
 }

@@ -1,5 +1,5 @@
 /** What the Explainer speaks of: the open token, or a telling one, in the algorithm shown and in the one beside it. */
-import type { Analysis } from "../../analysis";
+import { type Analysis, hardest, type Hardest } from "../../analysis";
 import { rankOf, rewardWeights } from "../../analysis/batches";
 import type { Pass, Step, StepGroup } from "../../bundle/step";
 import { integer } from "../../format";
@@ -13,25 +13,18 @@ import { cardsOf, type HeadingCards } from "./cards";
 import type { Reading } from "./reading";
 import { type Stages, stagesOf } from "./stages";
 
-interface Spot {
-  pass: Pass;
-  token: number;
-  /** Tokens of the group that are pushed as hard: 1 where it stands alone, 0 where none is pushed, NaN where no push is known. */
-  alike: number;
-}
-
 class Explained {
   /** The algorithm whose cards are shown: the what-if's where there is one. */
   readonly spec: AlgorithmSpec | null = $derived(analysis.whatSpec ?? analysis.ownSpec);
   /** The algorithm beside, where both are made of slots. */
   readonly versus: AlgorithmSpec | null = $derived(analysis.versusSpec?.display || this.spec?.display ? null : analysis.versusSpec);
 
-  readonly #picked: Spot | null = $derived.by(() => {
+  readonly #picked: Hardest | null = $derived.by(() => {
     const { pass: key, token } = selection;
     const pass = pickedGroup.current?.passes.find((each) => each.key === key);
     return pass?.tokens && token !== null && token < pass.tokens.n ? { pass, token, alike: 1 } : null;
   });
-  readonly spot: Spot | null = $derived(this.#picked ?? hardest(pickedGroup.current, analysis.shown?.missing ? analysis.own : analysis.shown));
+  readonly spot: Hardest | null = $derived(this.#picked ?? hardest(pickedGroup.current?.passes ?? [], analysis.shown?.missing ? analysis.own : analysis.shown));
   /** Nobody picked the token: why it is this one; "" where a person did. */
   readonly preview: string = $derived(this.#picked || !this.spot ? "" : whyThis(this.spot.alike));
 
@@ -58,7 +51,7 @@ function stages(spec: AlgorithmSpec | null, group: StepGroup | null): Stages | n
 function reading(
   spec: AlgorithmSpec | null,
   of: Analysis | null,
-  spot: Spot | null,
+  spot: Hardest | null,
   stages: Stages | null,
 ): Reading | null {
   const group = pickedGroup.current;
@@ -77,27 +70,6 @@ function constantLength(step: Step, { response, measured }: Pass): number {
 function whyThis(alike: number): string {
   if (Number.isNaN(alike)) return "No token is picked, so this is the first one that counts.";
   if (alike === 0) return "No token is picked, so this is the first one that counts: none is pushed here.";
-  if (alike > 1) return `No token is picked, so this is the first of ${integer(alike)} that are pushed equally hard.`;
+  if (alike > 1) return `No token is picked, so this is the first of ${integer(alike)} in the group that are pushed equally hard.`;
   return "No token is picked, so this is the one pushed hardest here.";
-}
-
-/** Pushes closer than this are equally hard. */
-const ALIKE = 1e-9;
-
-/** The token of the group that the update pushes hardest: most can be said of it. The first that counts where none is pushed. */
-function hardest(group: StepGroup | null, shown: Analysis | null): Spot | null {
-  let most = 0;
-  let found: Spot | null = null;
-  for (const pass of group?.passes ?? []) {
-    const { tokens } = pass;
-    const push = shown?.passes.get(pass.key)?.push;
-    for (let token = 0; token < (tokens?.n ?? 0); token++) {
-      if (!(Number(tokens?.mask[token]) > 0)) continue;
-      const size = Math.abs(push?.[token] ?? 0);
-      if (size > most * (1 + ALIKE)) [most, found] = [size, { pass, token, alike: 1 }];
-      else if (most > 0 && found && size >= most * (1 - ALIKE)) found.alike++;
-      else found ??= { pass, token, alike: push ? 0 : NaN };
-    }
-  }
-  return found;
 }

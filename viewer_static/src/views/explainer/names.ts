@@ -1,14 +1,18 @@
 /** Algorithms as a person picks them, and texts from outside as they are shown. */
 import type { AlgorithmSpec } from "../../objective";
+import { cut, type Piece, pieces } from "../../text";
 
 /** Characters of a token that are shown in a line. */
 const LONGEST = 60;
 
+const MARKS: Readonly<Record<Exclude<Piece["kind"], "text">, string>> = { newline: "↵", tab: "→", control: "�" };
+
 /** A token with what cannot be seen made visible, cut where it is endless. */
 export function visible(text: string): string {
   if (text === "") return "end";
-  const cut = text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
-  return cut.replace(/\n/g, "↵").replace(/\t/g, "→").replace(/^ +$/, (spaces) => "␣".repeat(spaces.length)).replace(/[\u0000-\u001f\u007f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, "�");
+  const line = cut(text, LONGEST);
+  if (/^ +$/.test(line)) return "␣".repeat(line.length);
+  return pieces(line).map((piece) => (piece.kind === "text" ? piece.text : MARKS[piece.kind])).join("");
 }
 
 /** What an algorithm is called on the page. */

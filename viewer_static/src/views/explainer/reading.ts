@@ -1,7 +1,7 @@
 /** One token as an algorithm sees it: where its numbers are, all of them the engine's or as captured. */
 import type { PassResult } from "../../analysis";
 import type { Pass, StepGroup, StepResponse } from "../../bundle/step";
-import { type AlgorithmSpec, type PartUse, parameters } from "../../objective";
+import { type AlgorithmSpec, isOff, type PartUse } from "../../objective";
 import type { Stages } from "./stages";
 
 export interface Reading {
@@ -25,8 +25,9 @@ export function channel(of: Reading | null, name: string): number {
   return of?.pass.tokens?.channels.get(name)?.[of.token] ?? NaN;
 }
 
-/** A result at the token; NaN where it is not known. */
+/** A result at the token; NaN where it is not known. The engine takes what does not count as 0, which is no ratio and no advantage. */
 export function at(of: Reading | null, name: ResultName): number {
+  if (of && (name === "ratio" || name === "advantages") && !counts(of)) return NaN;
   return of?.result?.[name][of.token] ?? NaN;
 }
 
@@ -53,12 +54,6 @@ export function gateValue(of: Reading | null): number {
   const penalty = of.result.penalties.reduce((sum, each) => sum + (each.penalty[of.token] ?? 0), 0);
   const factor = at(of, "mask") * at(of, "weight");
   return factor === 0 ? NaN : (at(of, "tokenObjective") + penalty) / factor;
-}
-
-/** Whether a constraint has the coefficient 0: it then does nothing. */
-export function isOff(use: PartUse): boolean {
-  const values = parameters("constraint", use);
-  return (values.beta ?? values.coefficient) === 0;
 }
 
 /** A constraint's penalty and its share of the gradient weight at the token. */

@@ -1,13 +1,11 @@
 /** What a part does to one token, in plain words. */
+import { MEAN_ROUNDING } from "../../analysis";
 import { MASK_REASONS } from "../../channels";
-import { change, integer } from "../../format";
-import { CLIPPED, describePart, type PartUse, parameters, type Slot } from "../../objective";
+import { change, integer, short, shortSigned } from "../../format";
+import { CLIPPED, describePart, type PartUse, parameters, silences, type Slot } from "../../objective";
 import { branches } from "./formulas";
 import { at, channel, counted, counts, penaltyOf, type Reading } from "./reading";
-import { isLast, type Place, short, shortSigned, stageOf, stageValue, stageValues } from "./symbols";
-
-/** Advantages smaller than this are rounding errors of a mean. */
-const NOTHING = 1e-3;
+import { isLast, type Place, stageOf, stageValue, stageValues } from "./symbols";
 
 /** One or two sentences; "" where there is nothing to add to the formula. */
 export function sentence(place: Place, of: Reading): string {
@@ -29,7 +27,8 @@ export function sentence(place: Place, of: Reading): string {
 }
 
 function filterSentence(_place: Place, of: Reading): string {
-  return at(of, "aggregation") === 0 && counts(of) ? "This response takes no part." : "This response takes part.";
+  if (!counts(of)) return "";
+  return at(of, "aggregation") === 0 ? "This response takes no part." : "This response takes part.";
 }
 
 function advantageSentence(place: Place, of: Reading): string {
@@ -37,10 +36,13 @@ function advantageSentence(place: Place, of: Reading): string {
   if (place.slot === "baseline" && !Number.isFinite(of.response.reward) && !(Math.abs(value) > 0)) {
     return `This response has no ${Number.isNaN(of.response.reward) ? "" : "finite "}reward, so there is nothing to compare.`;
   }
-  if (place.slot === "baseline" && of.group.flat && Math.abs(value) < NOTHING) {
+  if (place.slot === "baseline" && of.group.responses.length === 1 && describePart("baseline", place.use.part)?.scope === "group") {
+    return ["A single response: nothing to compare with.", isLast(place, of) ? disagreement(place, of, value) : ""].join(" ").trim();
+  }
+  if (place.slot === "baseline" && of.group.flat && Math.abs(value) < MEAN_ROUNDING) {
     return "Every sibling scored the same, so there is nothing to learn from this group.";
   }
-  if (Number.isNaN(value)) return isLast(place, of) || !of.result ? "" : "This step cannot be shown alone: it was computed over more than this group.";
+  if (Number.isNaN(value)) return isLast(place, of) || !of.result || !counts(of) ? "" : "This step cannot be shown alone: it was computed over more than this group.";
   const ofToken = differsByToken(stageValues(place, of), of);
   const better = value > 0;
   if (!isLast(place, of)) {
@@ -61,7 +63,7 @@ function differsByToken(values: ArrayLike<number>, of: Reading): boolean {
   const mask = of.pass.tokens?.mask ?? [];
   const own = values[of.token] ?? NaN;
   for (let t = 0; t < values.length; t++) {
-    if (Number(mask[t]) > 0 && Math.abs((values[t] ?? NaN) - own) > NOTHING * Math.max(1, Math.abs(own))) return true;
+    if (Number(mask[t]) > 0 && Math.abs((values[t] ?? NaN) - own) > MEAN_ROUNDING * Math.max(1, Math.abs(own))) return true;
   }
   return false;
 }
@@ -76,13 +78,14 @@ function disagreement(place: Place, of: Reading, value: number): string {
 function ratioSentence(place: Place, of: Reading): string {
   const ratio = at(of, "ratio");
   if (place.use.part === "one") return "The algorithm does not compare with the policy that sampled.";
+  if (!counts(of)) return "The token does not count, so its ratio is not used.";
   if (place.use.part === "token") return change(Math.log(ratio));
   return `All of the response is compared at once: ${change(Math.log(ratio)).toLowerCase().replace(" it was ", " they were ")}`;
 }
 
 function boundsSentence(_place: Place, of: Reading): string {
   const [ratio, low, high] = [at(of, "ratio"), at(of, "low"), at(of, "high")];
-  if (!Number.isFinite(low) && !Number.isFinite(high)) return "";
+  if (Number.isNaN(ratio) || (!Number.isFinite(low) && !Number.isFinite(high))) return "";
   const range = `${short(low)} to ${short(high)}`;
   if (ratio < low) return `The ratio ${short(ratio)} is below the range ${range}.`;
   if (ratio > high) return `The ratio ${short(ratio)} is above the range ${range}.`;
@@ -108,6 +111,7 @@ function gateSentence(use: PartUse, of: Reading): string {
 }
 
 function weightSentence(_place: Place, of: Reading): string {
+  if (!counts(of)) return "";
   const weight = at(of, "weight");
   return weight === 1 ? "The token weighs as much as any." : `The token’s push is multiplied by ${short(weight)}.`;
 }
@@ -122,6 +126,7 @@ export function maskSentence(of: Reading): string {
 
 function constraintSentence(use: PartUse, of: Reading): string {
   const { penalty, weight } = penaltyOf(of, use);
+  if (!counts(of)) return "The token does not count, so nothing pulls at it.";
   if (Number.isNaN(penalty)) return "This term is over the whole vocabulary: no token that was sampled answers for it.";
   if (penalty === 0 && weight === 0) return "The token has not moved from the reference, so nothing pulls it back.";
   const drift = channel(of, "log_probs") - channel(of, String(parameters("constraint", use).reference ?? "ref_log_probs"));
@@ -173,8 +178,8 @@ export function verdict(of: Reading): string {
   if (!of.result) return "The algorithm cannot be computed for it.";
   const push = at(of, "push");
   const code = at(of, "clipped");
-  const nothing = of.group.flat && Math.abs(at(of, "advantages")) < NOTHING;
-  if (code >= 1 && code <= 5) {
+  const nothing = of.group.flat && Math.abs(at(of, "advantages")) < MEAN_ROUNDING;
+  if (silences(code)) {
     const rest = push === 0 ? "pushes no further" : `pushes no further; the constraint pulls it ${push > 0 ? "up" : "down"}`;
     return `Clipped: ${becauseMoved(of)}the policy term ${rest}.`;
   }
@@ -188,7 +193,7 @@ export function verdict(of: Reading): string {
   return `Pushed ${push > 0 ? "up: made more likely" : "down: made less likely"}${hardest}.`;
 }
 
-/** `, hardest of 32 tokens in the response` where it is. */
+/** `, hardest of the 32 pushed tokens of this response` where it is. */
 function rank(of: Reading): string {
   const pushes = of.result?.push ?? new Float64Array();
   const own = Math.abs(pushes[of.token] ?? 0);
@@ -198,5 +203,5 @@ function rank(of: Reading): string {
     if (Math.abs(push) > own * (1 + 1e-9)) above++;
     else if (Math.abs(push) >= own * (1 - 1e-9)) equal++;
   }
-  return above === 0 && equal === 1 && n > 1 ? `, hardest of ${n} tokens of this response` : "";
+  return above === 0 && equal === 1 && n > 1 ? `, hardest of the ${n} pushed tokens of this response` : "";
 }

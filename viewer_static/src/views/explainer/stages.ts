@@ -50,7 +50,7 @@ export function stagesOf(spec: AlgorithmSpec, group: StepGroup, weights: readonl
   });
   // The engine gives a response without a reward the advantage 0, which is not its reward.
   const shaped = (response: StepResponse) =>
-    Number.isFinite(response.reward) ? (plain?.get(response.key)?.[firstCounted(response)] ?? NaN) : NaN;
+    Number.isFinite(response.reward) ? (plain?.get(response.key)?.[Math.max(0, firstCounted(response))] ?? NaN) : NaN;
   const reward = plain && new Map(group.responses.map((response) => [response.key, shaped(response)]));
   return { reward: parts.reward.length ? reward : rewards(group), baseline, scale, modulation };
 }
@@ -74,9 +74,14 @@ function width(group: StepGroup): number {
 
 function byResponse(group: StepGroup, values: Float64Array): ByResponse {
   const T = width(group);
-  // One value a response where all of its tokens have the same.
+  // One value a response where all of its tokens have the same; else the 0 of a token that does not count is no value.
   const alike = values.length === group.responses.length;
-  return new Map(group.responses.map((response, b) => [response.key, alike ? new Float64Array(T).fill(values[b] ?? NaN) : values.subarray(b * T, (b + 1) * T)]));
+  return new Map(group.responses.map((response, b) => [response.key, alike ? new Float64Array(T).fill(values[b] ?? NaN) : ofCounted(response, values.subarray(b * T, (b + 1) * T))]));
+}
+
+function ofCounted(response: StepResponse, values: Float64Array): Float64Array {
+  const mask = response.passes[0]?.tokens?.mask ?? [];
+  return values.map((value, t) => (Number(mask[t] ?? 0) > 0 ? value : NaN));
 }
 
 /** The group as a batch of its own, a row a response, in the group's order; `null` where its numbers make none. */

@@ -1,8 +1,8 @@
 /** What the symbols of a part's formula stand for, with their numbers at a token. */
-import { integer, number } from "../../format";
+import { integer, number, short, shortSigned } from "../../format";
 import { INPUTS, type ParameterDescription, type PartDescription, type PartUse, parameters, type Slot } from "../../objective";
 import { branches, policySymbol } from "./formulas";
-import { at, channel, counted, gateValue, penaltyOf, type Reading, spread } from "./reading";
+import { at, channel, counted, counts, gateValue, penaltyOf, type Reading, spread } from "./reading";
 import type { Mark, Written } from "./latex";
 import type { Stages } from "./stages";
 
@@ -37,19 +37,6 @@ export function term(symbol: string, words: Words, value: number, shown: Shown =
   const text = Number.isNaN(value) ? "" : (shown.text ?? (shown.signed ? shortSigned(value) : short(value)));
   const tone = shown.signed && value ? (value > 0 ? "more" : "less") : undefined;
   return { symbol, how, outer, ...words, value: Number.isNaN(value) ? null : value, text, ...(tone && { tone }) };
-}
-
-/** A number in up to `digits` significant digits, without zeros that say nothing: 0.2 and not 0.2000. */
-export function short(value: number, digits = 4): string {
-  const size = Math.abs(value);
-  const text = size >= 1e-3 && size < 1 ? size.toFixed(digits - 1 - Math.floor(Math.log10(size))) : number(size, digits);
-  const bare = text.replace(/(\.\d*?)0+(?=$|e)/, "$1").replace(/\.(?=$|e)/, "");
-  return (value < 0 ? "−" : "") + bare;
-}
-
-/** The same with a plus where the sign carries meaning. */
-export function shortSigned(value: number, digits = 4): string {
-  return (value > 0 ? "+" : "") + short(value, digits);
 }
 
 const ENGINE = "Computed here from the captured tokens by the algorithm’s parts.";
@@ -268,7 +255,7 @@ export function stageValue(place: Place, of: Reading | null): number {
 
 /** The same for every token of the response; none where it is not known. */
 export function stageValues(place: Place, of: Reading): ArrayLike<number> {
-  if (isLast(place, of)) return of.result?.advantages ?? [];
+  if (isLast(place, of)) return counts(of) ? (of.result?.advantages ?? []) : [];
   return stageOf(place, of.stages)?.get(of.response.key) ?? [];
 }
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import { metricOf } from "../../metrics";
-import { changeText, cut, rolloutsText, valueText } from "./shown";
+import { changeText, rolloutsText, valueText } from "./shown";
 
 const ratio = metricOf("importance_sampling_ratio");
 const clipped = metricOf("clip_fraction");
@@ -24,8 +24,7 @@ describe("numbers of metrics", () => {
     expect(changeText(ratio, 1, NaN)).toBe("–");
   });
 
-  it("fit", () => {
-    expect(cut("completions/mean_length", 8)).toBe("complet…");
+  it("name the rollouts", () => {
     expect([rolloutsText([]), rolloutsText([3]), rolloutsText([5, 3])]).toEqual(["", "rollout 3", "rollouts 3–5"]);
   });
 });

@@ -27,12 +27,6 @@ export function changeText(metric: Metric, now: number, before: number): string 
   return `${change > 0 ? "▴" : "▾"} ${valueText(metric, Math.abs(change), { low: 0, high: 0 })}`;
 }
 
-/** At most `length` characters. */
-export function cut(text: string, length: number): string {
-  const letters = [...text];
-  return letters.length > length ? `${letters.slice(0, Math.max(1, length - 1)).join("")}…` : text;
-}
-
 /** The samples an update trained on: `rollout 3`, `rollouts 3–5`. */
 export function rolloutsText(rollouts: readonly number[]): string {
   if (!rollouts.length) return "";

@@ -1,6 +1,6 @@
 /** How a token's push comes about, a line a step, in words and numbers. */
 import type { Analysis, PassResult } from "../../analysis/types";
-import { integer, number, signed } from "../../format";
+import { integer, number, short, signed } from "../../format";
 
 export interface Line {
   what: string;
@@ -16,8 +16,6 @@ export interface Line {
 /** Gates whose term is the ratio times the advantage. */
 const PRODUCTS: ReadonlySet<string> = new Set(["ppo_clip", "plain_ratio"]);
 
-/** A setting as it was written: 0.2, not 0.2000. */
-const trimmed = (value: number) => (Number.isFinite(value) ? String(Number(value.toPrecision(4))).replace("-", "−") : number(value));
 const bracketed = (value: number) => (value < 0 ? `(${number(value)})` : number(value));
 
 /** `now`, `then`: the token's log-probs; NaN where not known. */
@@ -34,7 +32,7 @@ export function derivation(analysis: Analysis, result: PassResult, i: number, no
     lines.push({ what: "ratio r", how: own ? "e to the log-ratio" : "of more than this token", value: number(ratio) });
   }
   if (Number.isFinite(low) || Number.isFinite(high)) {
-    lines.push({ what: "allowed", how: "", value: `${trimmed(low)} … ${trimmed(high)}` });
+    lines.push({ what: "allowed", how: "", value: `${short(low)} … ${short(high)}` });
   }
   lines.push({ what: "advantage A", how: "", value: signed(advantage) });
   const code = at(result.clipped);
@@ -43,7 +41,7 @@ export function derivation(analysis: Analysis, result: PassResult, i: number, no
     const clip = code > 0 && Number.isFinite(held);
     lines.push({ what: "r × A", how: `${number(ratio)} × ${bracketed(advantage)}`, value: signed(ratio * advantage), ...(clip ? { branch: "loses" as const } : {}) });
     if (clip) {
-      lines.push({ what: code === 3 ? "c × A" : "clip(r) × A", how: `${trimmed(held)} × ${bracketed(advantage)}`, value: signed(held * advantage), branch: "wins" });
+      lines.push({ what: code === 3 ? "c × A" : "clip(r) × A", how: `${short(held)} × ${bracketed(advantage)}`, value: signed(held * advantage), branch: "wins" });
     }
   }
   if (at(result.weight) !== 1) lines.push({ what: "× weight", how: "", value: number(at(result.weight)) });
@@ -51,7 +49,7 @@ export function derivation(analysis: Analysis, result: PassResult, i: number, no
   for (const { use, penalty } of result.penalties) {
     const value = at(penalty);
     const factor = Number(use.beta ?? use.coefficient);
-    const how = factor ? `${trimmed(factor)} × ${number(value / factor)}` : "constraint";
+    const how = factor ? `${short(factor)} × ${number(value / factor)}` : "constraint";
     lines.push({ what: `− ${words(use.part)}`, how, value: number(value) });
   }
   lines.push({ what: "objective", how: "", value: signed(at(result.tokenObjective)), strong: true });

@@ -1,5 +1,6 @@
 /** What is marked at a token beside its colour: clipped, outside the brush, found, changed by a what-if. */
 import type { Changed, PassResult } from "../../analysis/types";
+import { silences } from "../../objective/types";
 
 export const MARK = { clipped: 1, capped: 2, out: 4, found: 8, changed: 16 } as const;
 
@@ -9,9 +10,6 @@ export const LETTERS: readonly string[] = Array.from({ length: 32 }, (_, bits) =
     .flatMap((bit, i) => (bits & bit ? ["ckofw"[i]] : []))
     .join(" "),
 );
-
-/** Codes of `CLIPPED` up to this one silence the policy term; those above only cap it. */
-const SILENT = 5;
 
 /** Marks of a pass, a byte a token. `inside`: which tokens the brush picks; `found`: ranges of text, ends excluded. */
 export function marksOf(
@@ -24,7 +22,7 @@ export function marksOf(
   const marks = new Uint8Array(n);
   for (let i = 0; i < n; i++) {
     const code = result?.clipped[i] ?? 0;
-    if (code) marks[i] = code <= SILENT ? MARK.clipped : MARK.capped;
+    if (code) marks[i] = silences(code) ? MARK.clipped : MARK.capped;
     if (inside && !inside(i)) marks[i] = (marks[i] as number) | MARK.out;
   }
   for (const [from, to] of found) for (let i = from; i < to; i++) marks[i] = (marks[i] as number) | MARK.found;

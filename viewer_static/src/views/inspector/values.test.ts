@@ -8,7 +8,7 @@ import { derivation } from "./derivation";
 import { findText } from "./find";
 import { LETTERS, marksOf } from "./marks";
 import { picks } from "./queries";
-import { advantageOf, channelValues, noSignal, relative } from "./values";
+import { advantageOf, channelValues, noSignal, relative, startOf } from "./values";
 import { verdict } from "./verdict";
 
 const NONE = new Float64Array(4);
@@ -51,6 +51,15 @@ describe("values", () => {
     expect(Array.from(channelValues(one, "push", analysis) ?? [])).toEqual([1, 2, 3, 0]);
     expect(channelValues({ ...one }, "push", analysis)).toBeNull();
     expect(channelValues(one, "push")).toBeNull();
+  });
+
+  it("say where walking starts: at the hardest push, else at the first token", () => {
+    const other = pass("0.1", {});
+    const of = result(one, { push: Float64Array.of(0.1, -0.3, 0.2, 9) });
+    expect(startOf([other, one], analysed([of]))).toEqual({ pass: "0.0", token: 1 });
+    expect(startOf([other], null)).toEqual({ pass: "0.1", token: 0 });
+    expect(startOf([{ ...one, tokens: one.tokens && { ...one.tokens, mask: [0, 0, 0, 0] } }], null)).toEqual({ pass: "0.0", token: 0 });
+    expect(startOf([], null)).toBeNull();
   });
 
   it("take a what-if's advantages, and the trainer's own otherwise", () => {

@@ -1,5 +1,6 @@
 /** Values of a channel for the tokens of a pass: stored, derived, or what the algorithm that is shown makes of them. */
-import type { Analysis, PassResult } from "../../analysis/types";
+import { hardest } from "../../analysis/hardest";
+import { type Analysis, MEAN_ROUNDING, type PassResult } from "../../analysis/types";
 import type { Pass, StepGroup } from "../../bundle/step";
 import { valuesOf } from "../../channels";
 
@@ -82,24 +83,13 @@ export function advantageOf(pass: Pass, analysis: Analysis | null): number {
   return one;
 }
 
-/** The token that the update pushes hardest, of those that count; the first one where nothing is known of pushes. */
-export function pushedHardest(passes: readonly Pass[], analysis: Analysis | null): { pass: string; token: number } | null {
-  let most = -1;
-  let found: { pass: string; token: number } | null = null;
-  for (const pass of passes) {
-    if (!pass.tokens?.n) continue;
-    found ??= { pass: pass.key, token: 0 };
-    const push = resultOf(analysis, pass)?.push ?? [];
-    for (let i = 0; i < push.length; i++) {
-      const size = Math.abs(push[i] as number);
-      if (pass.tokens.mask[i] && size > most) [most, found] = [size, { pass: pass.key, token: i }];
-    }
-  }
-  return found;
+/** Where walking through a group starts: at the token pushed hardest; at the first one where none counts. */
+export function startOf(passes: readonly Pass[], analysis: Analysis | null): { pass: string; token: number } | null {
+  const found = hardest(passes, analysis);
+  if (found) return { pass: found.pass.key, token: found.token };
+  const first = passes.find((pass) => pass.tokens?.n);
+  return first ? { pass: first.key, token: 0 } : null;
 }
-
-/** Advantages this small are rounding errors of a mean. */
-const NOTHING = 1e-3;
 
 /**
  * Whether a group teaches nothing: every reward is the same, and no advantage says otherwise. Algorithms that compare
@@ -110,7 +100,7 @@ export function noSignal(group: StepGroup, analysis: Analysis | null): boolean {
     group.flat &&
     group.passes.every((pass) => {
       const values = channelValues(pass, "advantages", analysis) ?? resultOf(analysis, pass)?.advantages ?? [];
-      return Array.prototype.every.call(values, (a: number, i: number) => !pass.tokens?.mask[i] || !(Math.abs(a) >= NOTHING));
+      return Array.prototype.every.call(values, (a: number, i: number) => !pass.tokens?.mask[i] || !(Math.abs(a) >= MEAN_ROUNDING));
     })
   );
 }

@@ -2,6 +2,7 @@
 import type { PassResult } from "../../analysis/types";
 import { MASK_REASONS } from "../../channels";
 import { change, number } from "../../format";
+import { silences } from "../../objective/types";
 
 export interface Judged {
   counts: boolean;
@@ -33,7 +34,7 @@ function clipped({ result, index, ratioOf }: Judged): string {
   const ratio = at(result.ratio);
   const already = `already ${moved(ratio)}, so the policy term pushes no further.`;
   const code = at(result.clipped);
-  if (ratioOf && code >= 1 && code <= 5) {
+  if (ratioOf && silences(code)) {
     const where = ["below the range", "above the range", "above the dual clip though it did badly", "above the upper cap", "outside the trust region"][code - 1];
     return `Clipped: the ratio of its ${ratioOf}, ${number(ratio, 5)}, is ${where}, so the policy term pushes no further.`;
   }
@@ -67,7 +68,7 @@ export function verdict(of: Judged): string {
   const gate = clipped(of);
   if (gate) {
     const constraint = result?.constraintWeight[index] ?? 0;
-    const still = constraint && (result?.clipped[index] ?? 0) <= 5;
+    const still = constraint && silences(result?.clipped[index] ?? 0);
     return still ? `${gate} A constraint still makes it ${constraint < 0 ? "more" : "less"} likely.` : gate;
   }
   const history = of.fresh ? "Measured on the very policy that sampled it, so nothing has changed yet." : change(logRatio);

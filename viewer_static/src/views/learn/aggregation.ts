@@ -1,5 +1,6 @@
 /** Beat 6: how the terms of all tokens become one number, by this run's own rule. */
 import { describePart } from "../../objective";
+import type { Analysis } from "../../analysis/types";
 import type { AlgorithmSpec } from "../../objective/types";
 import { amount, fine, type Lesson, type Line, type Piece, round, sentences, signed, small, tokenText } from "./pieces";
 import type { Scene } from "./scene";
@@ -55,6 +56,7 @@ export function aggregationLesson(scene: Scene): Lesson {
         "Trainers make a number smaller rather than larger, so the sign is turned. That is the ", { word: "loss" }, ": ", small("loss", analysis.loss), ".",
         ...(cancels(scene) ? [" It is next to nothing because terms above and below 0 cancel in the sum. The tokens are pushed all the same."] : []),
         ...(analysis.whole ? (Number.isNaN(loss) ? [] : [" The trainer itself had ", small("trainer_loss", loss), "."]) : [" Not all of the update was captured, so this is the captured part."]),
+        ...(disagrees(analysis) ? [" These do not agree: the formula shown is not all that the trainer did. Read the numbers above with care."] : []),
       ],
     ],
     lines,
@@ -64,6 +66,11 @@ export function aggregationLesson(scene: Scene): Lesson {
 function ruleOf(spec: AlgorithmSpec): string {
   const use = spec.parts.aggregation;
   return RULES[use.part] ?? sentences(describePart("aggregation", use.part)?.explanation ?? "");
+}
+
+/** Whether a forward pass's loss is further from the trainer's than rounding explains. */
+function disagrees({ microBatches }: Analysis): boolean {
+  return microBatches.some(({ gap, tolerance }) => gap !== null && !(Math.abs(gap) <= tolerance));
 }
 
 /** Whether the loss is small only because large terms of both signs cancel, as at the first update after sampling. */

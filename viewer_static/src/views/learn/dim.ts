@@ -41,6 +41,7 @@ function sticks(element: Element): boolean {
 
 /** Scrolls every pane to what the beat speaks of: to the selected token or its response where that is part of it. */
 export function reveal(root: ParentNode, panes: string, lit: readonly string[]): void {
+  if (!lit.length) return;
   for (const pane of root.querySelectorAll<HTMLElement>(panes)) {
     const parts = [...pane.querySelectorAll<HTMLElement>(lit.join(","))].filter((part) => part.offsetParent);
     const selected = pane.querySelector<HTMLElement>("[data-selected]");

@@ -5,7 +5,7 @@ import { buildIndex } from "../../bundle/index";
 import { parseManifest } from "../../bundle/manifest";
 import type { Step, StepGroup, StepResponse } from "../../bundle/step";
 import type { Manifest, UpdateMetrics } from "../../bundle/types";
-import { BEATS } from "./beats";
+import { BEATS, litAt } from "./beats";
 import { emptyLesson, lesson } from "./lesson";
 import type { Lesson, Piece } from "./pieces";
 import { sceneOf, type Scene, tellingGroup, tellingToken } from "./scene";
@@ -153,6 +153,22 @@ describe("lesson", () => {
     expect(text(other)).toContain("average over all tokens");
     const ratio = lesson(5, scene);
     expect(value(ratio, "ratio")).toBeCloseTo(value(ratio, "p_now") / value(ratio, "p_then"), 10);
+  });
+
+  it("says where its loss is not the trainer's", () => {
+    const scene = A();
+    const [batch] = scene.analysis?.microBatches ?? [];
+    if (!scene.analysis || !batch) throw new Error("nothing was computed");
+    const apart = (gap: number) => text(lesson(6, { ...scene, analysis: scene.analysis && { ...scene.analysis, microBatches: [{ ...batch, gap, tolerance: 1e-6 }] } }));
+    for (const gap of [0.345, -0.345, NaN]) expect(apart(gap)).toContain("These do not agree");
+    expect(apart(1e-7)).not.toContain("do not agree");
+  });
+
+  it("lights nothing of training at an evaluation", () => {
+    const lit = (kind: "train" | "eval") => BEATS.map((beat) => litAt(beat, kind).filter((part) => part.includes("data-slot") || part.includes("result")).length);
+    expect(lit("train").slice(3, 6).every((n) => n > 0)).toBe(true);
+    expect(lit("eval").slice(3)).toEqual([0, 0, 0, 0]);
+    expect(litAt(BEATS[0]!, "eval")).toBe(BEATS[0]!.lit);
   });
 
   it("says what is missing or not the case, and invents nothing", () => {

@@ -1,5 +1,5 @@
 /** What a lesson's text is made of. Text of the run stays apart from ours: it is quoted, never markup. */
-import { integer, number, probability as probabilityText, signed as signedText } from "../../format";
+import { integer, number, probability as probabilityText, short, signed as signedText } from "../../format";
 import { isSpecial, oneLine, pieces } from "../../text";
 import type { StepResponse } from "../../bundle/step";
 import type { Word } from "../words";
@@ -43,7 +43,7 @@ export const whole = (what: string, exact: number): Piece => ({ value: String(ex
 /** How many there are. */
 export const amount = (what: string, exact: number): Piece => ({ value: integer(exact), exact, what });
 /** A setting, as it was given: 0.2, 1.28. */
-export const setting = (what: string, exact: number): Piece => ({ value: String(Number(exact.toPrecision(4))).replace("-", "−"), exact, what });
+export const setting = (what: string, exact: number): Piece => ({ value: short(exact), exact, what });
 
 function smallText(value: number): string {
   const size = Math.abs(value);

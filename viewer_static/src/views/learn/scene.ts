@@ -87,10 +87,10 @@ function pickedToken(group: StepGroup, { pass: key, token }: Picked): { pass: Pa
 export function tellingToken(group: StepGroup, analysis: Analysis | null): { pass: Pass; token: number } | null {
   const pushed = (pass: Pass) => analysis?.passes.get(pass.key)?.push.some((push) => push !== 0) ?? false;
   const good = group.passes.find((pass) => pass.measured && pushed(pass));
-  return hardestPushed(good ? [good] : group.passes, group, analysis);
+  return tellingOf(good ? [good] : group.passes, group, analysis);
 }
 
-function hardestPushed(passes: readonly Pass[], group: StepGroup, analysis: Analysis | null): { pass: Pass; token: number } | null {
+function tellingOf(passes: readonly Pass[], group: StepGroup, analysis: Analysis | null): { pass: Pass; token: number } | null {
   let found: { pass: Pass; token: number } | null = null;
   let [best, most] = [-1, -1];
   for (const pass of passes) {

@@ -1,6 +1,7 @@
 /** Beat 5: what the update does with one token: how likely it was and is, whether it is clipped, which way it is pushed. */
-import { CLIPPED } from "../../objective/types";
-import { describePart } from "../../objective";
+import { CLIPPED, describePart, silences } from "../../objective";
+import type { Analysis, PassResult } from "../../analysis/types";
+import type { StepGroup } from "../../bundle/step";
 import { amount, fine, type Lesson, type Line, num, type Piece, prob, round, sentences, setting, signed, tokenText, whole } from "./pieces";
 import { at, nth, type Scene, trainedWith } from "./scene";
 
@@ -81,7 +82,7 @@ function gatePieces(scene: Scene): Piece[] {
         : "So that one update cannot go too far, the ratio counts only within the range ",
       ...range(low, high), ", the ", { word: "clip", as: "clip range" }, ". ",
     );
-    if (code >= 1 && code <= 5) words.push(`This one has (${CLIPPED[code] ?? ""}), so its advantage pushes it no further.`);
+    if (silences(code)) words.push(`This one has (${CLIPPED[code] ?? ""}), so its advantage pushes it no further.`);
     else if (code) words.push(`This one is ${CLIPPED[code] ?? ""}.`);
     else words.push("This one is not held back.");
   } else {
@@ -89,18 +90,20 @@ function gatePieces(scene: Scene): Piece[] {
     if (explained) words.push(sentences(explained, 2));
   }
   let [clipped, counted] = [0, 0];
-  for (const pass of group.passes) {
-    const each = analysis?.passes.get(pass.key);
-    if (!each || !pass.tokens) continue;
-    for (let i = 0; i < pass.tokens.n; i++) {
-      if (!each.aggregation[i]) continue;
-      counted++;
-      const its = each.clipped[i] ?? 0;
-      if (its >= 1 && its <= 5) clipped++;
-    }
+  for (const [each, i] of counting(group, analysis)) {
+    counted++;
+    if (silences(each.clipped[i] ?? 0)) clipped++;
   }
   if (counted) words.push(" In this group ", amount("clipped", clipped), " of ", amount("counted", counted), clipped === 1 ? " tokens is held back." : " tokens are held back.");
   return words;
+}
+
+/** The tokens of a group that have a share of the loss: what is made of their pass, and where they are in it. */
+function* counting(group: StepGroup, analysis: Analysis | null): Generator<readonly [PassResult, number]> {
+  for (const pass of group.passes) {
+    const result = analysis?.passes.get(pass.key);
+    for (let i = 0; result && i < (pass.tokens?.n ?? 0); i++) if (result.aggregation[i]) yield [result, i];
+  }
 }
 
 function range(low: number, high: number): Piece[] {
@@ -148,14 +151,9 @@ function pushPieces(scene: Scene): Piece[] {
   else if (group.flat && advantage === 0) words.push("it is left alone, because every response scored the same.");
   else words.push(advantage === 0 ? "it is left alone, because its advantage is 0." : "it is left alone.");
   let [harder, all] = [0, 0];
-  for (const pass of group.passes) {
-    const each = analysis?.passes.get(pass.key);
-    if (!each || !pass.tokens) continue;
-    for (let i = 0; i < pass.tokens.n; i++) {
-      if (!each.aggregation[i]) continue;
-      all++;
-      if (Math.abs(each.push[i] ?? 0) > Math.abs(push)) harder++;
-    }
+  for (const [each, i] of counting(group, analysis)) {
+    all++;
+    if (Math.abs(each.push[i] ?? 0) > Math.abs(push)) harder++;
   }
   if (push !== 0 && all > 1) {
     words.push(...(harder ? [" Of ", amount("tokens", all), " tokens in this group, ", amount("harder", harder), harder === 1 ? " is pushed harder." : " are pushed harder."] : [" No token in this group is pushed harder."]));
