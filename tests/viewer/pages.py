@@ -17,11 +17,15 @@ import pytest
 from playwright.sync_api import Locator, Page
 from records import rollout, run_info, update
 
+from unipo_hooks import examples
 from unipo_hooks.recorder import Recorder
 from unipo_hooks.server import BundleServer
 
 VIEWER = Path(__file__).parents[2] / "viewer_static"
 BUILT = VIEWER / "dist" / "index.html"
+AXE = VIEWER / "node_modules" / "axe-core" / "axe.min.js"
+SMOLLM2 = Path(str(examples.__file__)).parent / "smollm2"
+"""The packaged run of a real model: 8 updates, two of each rollout."""
 
 
 @contextmanager

@@ -7,13 +7,13 @@ rollouts with Python's engine.
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 from records import rollout, run_info, update
 from viewer.analysing import NO_KL, SPEC, WhatIfs, asked, compared, question, recorded_run
+from viewer.pages import SMOLLM2
 
 from unipo_hooks import CapturePolicy, Recorder
 
@@ -54,8 +54,7 @@ def test_every_token_is_as_in_python(
 
 def test_every_token_of_a_run_with_a_reference_policy_is_as_in_python(analysis: Path) -> None:
     further: WhatIfs = [("grpo", {}), ("rloo_trl", {}), ("reinforce_pp", {})]
-    with resources.as_file(resources.files("unipo_hooks.examples") / "smollm2") as path:
-        worst = compared(analysis, path, [1, 2, 7], WHAT_IFS + further)
+    worst = compared(analysis, SMOLLM2, [1, 2, 7], WHAT_IFS + further)
     print(f"largest relative error {worst:.1e}")
     assert worst <= 1e-12
 

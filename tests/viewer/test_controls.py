@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 from viewer.conftest import OpenPage
-from viewer.pages import VIEWER, colours, open_update, ready, served, text_of, written
+from viewer.pages import AXE, colours, open_update, ready, served, text_of, written
 
 from unipo_hooks import open_bundle
 
@@ -158,7 +158,7 @@ def test_a_link_opens_the_same_place(new_page: OpenPage, bundle: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_stands_in_the_way_of_assistive_technology(new_page: OpenPage, bundle: Path, scheme: str) -> None:
-    axe = (VIEWER / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    axe = AXE.read_text(encoding="utf-8")
     page = new_page(color_scheme=scheme, bypass_csp=True)
     with served(bundle) as url:
         page.goto(url)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 from viewer.analysing import SPEC, recorded_run
+from viewer.conftest import OpenPage
 from viewer.pages import ready, served, text_of, written
 
 from unipo_hooks import algorithms, open_bundle
 from unipo_hooks.bundle import layout
 
-OpenPage = Callable[..., Page]
 CARDS = {
     "id": "cards",
     "name": "Painted",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
-from viewer.pages import assert_shows, ready, served, written
+from viewer.conftest import OpenPage
+from viewer.pages import AXE, assert_shows, ready, served, written
 
 from unipo_hooks import algorithms, evaluate, open_bundle
 from unipo_hooks.bundle.batches import MicroBatch
@@ -22,7 +22,6 @@ from unipo_hooks.objective.describe import with_hyper_parameters
 from unipo_hooks.objective.evaluate import Evaluation
 from unipo_hooks.objective.recorded import as_recorded
 
-OpenPage = Callable[..., Page]
 FURTHER = 1
 """A further update on its rollout: ratios have left 1, some tokens are clipped on either side."""
 
@@ -377,7 +376,7 @@ def test_a_run_that_names_no_algorithm_says_what_still_works(tmp_path: Path, new
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_for_axe(trained: Path, new_page: OpenPage, scheme: str) -> None:
     page = new_page(color_scheme=scheme, viewport={"width": 1280, "height": 720})
-    axe = (Path(__file__).parents[2] / "viewer_static/node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+    axe = AXE.read_text(encoding="utf-8")
     with served(trained) as url:
         opened(page, url, f"u={FURTHER}&vs=gspo&what=dr_grpo;bounds.epsilon_high=0.1")
         page.evaluate(axe)

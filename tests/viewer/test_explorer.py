@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 from viewer.conftest import OpenPage
 from viewer.hosting import static
-from viewer.pages import VIEWER, assert_shows, ready, served, text_of, written
+from viewer.pages import AXE, assert_shows, ready, served, text_of, written
 
 from unipo_hooks import open_bundle
 from unipo_hooks.bundle import layout
@@ -303,7 +303,7 @@ def test_short_runs_and_runs_without_metrics_say_so(new_page: OpenPage, tmp_path
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_pane_is_open_to_everyone(new_page: OpenPage, trained: Path, scheme: str) -> None:
-    axe = (VIEWER / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    axe = AXE.read_text(encoding="utf-8")
     page = new_page(color_scheme=scheme, bypass_csp=True)
     with served(trained) as url:
         page.goto(url)

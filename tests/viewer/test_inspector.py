@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
 from viewer.conftest import OpenPage
-from viewer.pages import assert_shows, card, colours, open_update, ready, served, text_of, written
+from viewer.pages import SMOLLM2, assert_shows, card, colours, open_update, ready, served, text_of, written
 
 from unipo_hooks import evaluate, open_bundle
 
-SMOLLM2 = Path(__file__).parents[2] / "examples" / "smollm2"
-"""Eight updates of SmolLM2-135M on word sums: clipped on both sides, a KL constraint, groups of equal rewards."""
 STEP = "[data-pane=step]"
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 from viewer.conftest import OpenPage
-from viewer.pages import VIEWER, assert_shows, served, text_of
+from viewer.pages import AXE, SMOLLM2, assert_shows, served, text_of
 
-from unipo_hooks import evaluate, examples, open_bundle
+from unipo_hooks import evaluate, open_bundle
 from unipo_hooks.algorithm_spec import AlgorithmSpec
 from unipo_hooks.algorithms import given_advantages
 
@@ -31,7 +31,6 @@ SHOWN = (
 )
 """What each beat says in numbers at the least."""
 BEATS = ("Prompts", "Responses", "Rewards", "Advantages", "Token objectives", "Aggregation", "Update")
-AXE = VIEWER / "node_modules" / "axe-core" / "axe.min.js"
 CALM = {"reduced_motion": "reduce"}
 
 
@@ -161,10 +160,6 @@ def check_numbers(path: Path, at: dict[str, str], beats: list[dict[str, float]])
     worst = max(errors)
     print(f"\n{path.name}, update {update}: {len(errors)} numbers, largest relative error {worst[0]:.1e} ({worst[1]})")
     return worst[0]
-
-
-SMOLLM2 = Path(str(examples.__file__)).parent / "smollm2"
-"""A bundle of a real language model with long completions."""
 
 
 def test_every_number_of_a_walk_is_the_bundles(new_page: OpenPage, trained: Path) -> None:

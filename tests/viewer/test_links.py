@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 from viewer.conftest import OpenPage
-from viewer.pages import ready
+from viewer.pages import SMOLLM2, ready
 
 from unipo_hooks.export.html import export_html
 
@@ -16,8 +15,7 @@ from unipo_hooks.export.html import export_html
 @pytest.fixture
 def page(new_page: OpenPage, tmp_path: Path) -> Page:
     page = new_page()
-    with resources.as_file(resources.files("unipo_hooks.examples") / "smollm2") as bundle:
-        page.goto(export_html(bundle, tmp_path / "page.html").as_uri() + "#u=1&ch=push")
+    page.goto(export_html(SMOLLM2, tmp_path / "page.html").as_uri() + "#u=1&ch=push")
     ready(page)
     return page
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from viewer.conftest import OpenPage
+from viewer.pages import SMOLLM2
 
-from unipo_hooks import examples, open_bundle
-
-SMOLLM2 = Path(str(examples.__file__)).parent / "smollm2"
+from unipo_hooks import open_bundle
 
 
 def test_a_cell_shows_the_bundles_tokens_and_asks_for_nothing(new_page: OpenPage, tmp_path: Path) -> None:
