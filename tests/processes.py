@@ -37,7 +37,7 @@ class Processes:
         if getattr(self, "child", None):
             os.kill(self.child, signal.SIGKILL)
         self.parent.stdin.close()
-        self.parent.wait(30)
+        self.parent.wait(300)
 
 
 def steps(folder):
@@ -47,7 +47,7 @@ def steps(folder):
 
 
 def wait_for_steps(folder, number):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while steps(folder) < number:
         assert time.monotonic() < deadline, (folder / "log").read_text()
         time.sleep(0.02)

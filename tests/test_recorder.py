@@ -1,5 +1,6 @@
 import gc
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from unipo_hooks.errors import BundleError, CaptureError
 from unipo_hooks.policy import CapturePolicy
 from unipo_hooks.recorder import Recorder
 
+PATIENCE = 300.0
+"""Seconds that what hangs here takes, and that no test takes on the slowest machine: whoever waited is told apart."""
+
 
 def faults(path):
     return [str(fault) for fault in verify(path) if fault.severity == "fault"]
@@ -35,7 +39,7 @@ def slow_disk(monkeypatch):
     original = session.rollout_rows
 
     def wait(*args):
-        gate.wait(30)
+        gate.wait(PATIENCE)
         return original(*args)
 
     monkeypatch.setattr(session, "rollout_rows", wait)
@@ -61,7 +65,7 @@ def test_a_full_queue_drops_counts_and_never_holds_up_training(tmp_path, slow_di
     assert lost["reason"] == "the queue was full"
     assert [r.message for r in caplog.records if "slower than the run" in r.message] == [caplog.messages[0]]
     assert faults(recorder.path) == []
-    assert longest < 5  # the gate is open for 30 s: nothing waited for it
+    assert longest < 60  # the gate is shut for longer: nothing waited for it
 
 
 def test_asked_to_block_a_full_queue_loses_nothing(tmp_path):
@@ -335,7 +339,8 @@ def hand_over(recorder, *numbers):
         recorder.update(records.update(number, rollout))
 
 
-def test_a_disk_that_hangs_does_not_hold_up_a_run_on_another(tmp_path, slow_disk):
+def test_a_disk_that_hangs_does_not_hold_up_a_run_on_another(tmp_path, slow_disk, monkeypatch):
+    monkeypatch.setattr(recorder_module, "EXIT_SECONDS", PATIENCE)
     first = Recorder(tmp_path / "one", records.run_info())
     hand_over(first, 0)
     first.end()
@@ -345,7 +350,7 @@ def test_a_disk_that_hangs_does_not_hold_up_a_run_on_another(tmp_path, slow_disk
     slow_disk.set()
     first.close()
     second.close()
-    assert took < 2
+    assert took < 60
 
 
 @pytest.mark.parametrize("name", ["run", "link"])
@@ -378,7 +383,7 @@ def test_it_waits_for_a_disk_that_hangs_no_longer_than_the_end_of_a_process_does
     slow_disk.set()
     first.close()
     second.close()
-    assert 0.4 < took < 2
+    assert 0.4 < took < 60
     assert caplog.messages[0].endswith("run does not take what is left of this run: it is lost")
 
 
@@ -416,7 +421,7 @@ def test_the_end_of_training_waits_for_a_disk_that_takes_nothing_for_a_while_and
         assert not recorder.close()
     took = time.monotonic() - begin
     print(f"given up after {took:.2f} s")
-    assert 0.7 <= took < 3
+    assert 0.7 <= took < 60
     writing, given_up = caplog.messages
     assert writing == f"unipo-hooks: writing the last 1 MB to {recorder.path}"
     assert given_up.startswith(f"unipo-hooks: {lost}")
@@ -430,16 +435,16 @@ def test_the_end_of_training_waits_for_a_disk_that_takes_nothing_for_a_while_and
 
 def test_the_end_of_training_waits_as_long_as_a_slow_disk_takes_something(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(recorder_module, "NOTICE_SECONDS", 0.2)
-    monkeypatch.setattr(recorder_module, "STUCK_SECONDS", 0.6)
+    monkeypatch.setattr(recorder_module, "STUCK_SECONDS", 3.0)
     original = session.rollout_rows
-    monkeypatch.setattr(session, "rollout_rows", lambda *args: (time.sleep(0.2), original(*args))[1])
+    monkeypatch.setattr(session, "rollout_rows", lambda *args: (time.sleep(0.1), original(*args))[1])
     recorder = Recorder(tmp_path / "run", records.run_info(), strict=True)
-    hand_over(recorder, *range(15))
+    hand_over(recorder, *range(40))
     begin = time.monotonic()
     assert recorder.close()
-    assert time.monotonic() - begin > 2
+    assert time.monotonic() - begin > 3
     assert caplog.messages == [f"unipo-hooks: writing the last 1 MB to {recorder.path}"]
-    assert len(open_bundle(recorder.path).updates()) == 15
+    assert len(open_bundle(recorder.path).updates()) == 40
 
 
 class Odd(BaseException):
@@ -449,7 +454,7 @@ class Odd(BaseException):
 def waits_for_ever(action):
     thread = threading.Thread(target=action, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     return thread.is_alive()
 
 
@@ -475,7 +480,7 @@ def test_nobody_waits_for_a_writing_thread_that_has_ended(tmp_path, monkeypatch,
     gate = threading.Event()
 
     def write(_):
-        gate.wait(30)
+        gate.wait(PATIENCE)
         raise SystemExit("a defect of ours")
 
     monkeypatch.setattr(Recorder, "_write", write)
@@ -504,3 +509,116 @@ def test_a_damaged_bundle_that_cannot_be_continued_keeps_no_file_open(tmp_path):
     second.close()
     assert second.path == tmp_path / "run-2"
     assert len(os.listdir("/dev/fd")) == before
+
+
+def interrupted_at(instruction, action):
+    """Raise KeyboardInterrupt before that instruction of all that `action` takes; whether there were so many."""
+    left = instruction
+
+    def trace(frame, event, _):
+        nonlocal left
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        left -= event == "opcode"
+        if not left:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt:
+        assert left <= 0
+    finally:
+        sys.settrace(None)
+    return left <= 0
+
+
+@pytest.mark.parametrize("on_full", ["drop", "block"])
+def test_ctrl_c_at_any_instruction_of_handing_over_leaves_a_thread_that_writes_on(tmp_path, on_full):
+    recorder = Recorder(tmp_path / "run", records.run_info(), on_full=on_full)
+    instruction = 1
+    while interrupted_at(instruction, lambda: recorder.log(0, 1, {"seen": 1.0})):
+        assert recorder.flush(60), f"stuck after instruction {instruction}"
+        instruction += 1
+    hand_over(recorder, 0)
+    recorder.close()
+    print(f"interrupted at each of {instruction - 1} instructions")
+    assert instruction > 50
+    assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
+    assert faults(recorder.path) == []
+
+
+def test_ctrl_c_at_any_instruction_of_dropping_leaves_every_drop_before_and_after_it_counted(tmp_path, slow_disk):
+    rollout = records.rollout(0)
+    recorder = Recorder(tmp_path / "run", records.run_info(), queue_bytes=1)
+    for _ in range(3):  # the last finds the queue full: it is the first to be dropped, and said to be
+        recorder.rollout(rollout)
+    instruction = dropped = 1
+    while interrupted_at(instruction, lambda: recorder.rollout(rollout)):
+        recorder.rollout(rollout)
+        instruction, dropped = instruction + 1, dropped + 1
+    slow_disk.set()
+    assert recorder.close()
+    lost = manifest(recorder.path)["lost"]
+    print(f"interrupted at each of {instruction - 1} instructions; {dropped} drops besides, {lost['rollouts']} counted")
+    assert dropped < lost["rollouts"] <= 2 * dropped
+    assert manifest(recorder.path)["status"] == "finished"
+
+
+def test_ctrl_c_at_any_instruction_of_closing_leaves_a_recorder_that_ends(tmp_path):
+    instruction = 1
+    while True:
+        recorder = Recorder(tmp_path / str(instruction), records.run_info())
+        hand_over(recorder, 0)
+        many = interrupted_at(instruction, recorder.close)
+        assert recorder.close(), f"stuck after instruction {instruction}"
+        left = manifest(recorder.path)
+        assert (left["status"], left["lost"]["updates"]) == ("finished", 0), f"instruction {instruction}"
+        assert not many or recorder._ended
+        if not many:
+            break
+        instruction += 1
+    print(f"interrupted at each of {instruction - 1} instructions")
+    assert instruction > 50
+
+
+def test_a_record_that_is_being_handed_over_when_the_end_comes_is_written(tmp_path, monkeypatch):
+    """SIGTERM ends a recorder on another thread, whatever the training thread is at."""
+    recorder = Recorder(tmp_path / "run", records.run_info())
+    rollout = records.rollout(0)
+    recorder.rollout(rollout)
+
+    def fits(_):
+        recorder.end("interrupted")
+        time.sleep(0.3)
+        return True
+
+    monkeypatch.setattr(recorder, "_fits", fits)
+    recorder.update(records.update(0, rollout))
+    recorder.close()
+    assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
+    assert manifest(recorder.path)["status"] == "interrupted"
+
+
+def test_a_handlers_lock_that_ctrl_c_left_taken_costs_a_message_and_never_the_bundle(tmp_path, monkeypatch):
+    said = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    logger = logging.getLogger("unipo_hooks")
+    logger.addHandler(handler)
+    handler.acquire()  # as Ctrl-C leaves it that arrives within `Handler.acquire`
+    try:
+        recorder = Recorder(tmp_path / "run", records.run_info())
+        hand_over(recorder, 0)
+        recorder.flush()
+        monkeypatch.setattr(session, "update_sums", lambda *_: 1 / 0)
+        hand_over(recorder, 1)
+        assert not waits_for_ever(recorder.close)
+        assert said == []
+        left = manifest(recorder.path)
+        assert (left["status"], left["lost"]["updates"]) == ("finished", 1)
+        assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
+    finally:
+        handler.release()
+        logger.removeHandler(handler)

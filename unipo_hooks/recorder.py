@@ -2,6 +2,10 @@
 
 Nothing here may harm training: handing over is an append to a queue that is bounded in bytes and drops, counted, when
 it is full.
+
+Ctrl-C reaches the training thread between any two instructions, inside `Condition.__enter__` too, whose lock then stays
+taken. So the two threads share no lock that either waits for without end: what they share are a deque and attributes
+that one of them writes.
 """
 
 from __future__ import annotations
@@ -14,9 +18,12 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from unipo_hooks.aside import Aside
 from unipo_hooks.bundle.attempts import interrupt, open_writer
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.policy import CapturePolicy
@@ -36,6 +43,12 @@ NOTICE_SECONDS = 5.0
 STUCK_SECONDS = 60.0
 """How long the end of training waits for a disk that takes nothing: network disks that fail over answer within it."""
 
+HAND_OVER_SECONDS = 1.0
+"""How long the end of a bundle waits for a thread that is just handing something over."""
+
+POLL_SECONDS = 0.005
+"""How often a thread that waits for the disk looks: far less than writing a record takes."""
+
 _live: set[Recorder] = set()
 """Recorders whose thread has not ended; in a forked process also those of its parent."""
 
@@ -49,6 +62,7 @@ class Recorder:
 
     `path`: the bundle's folder; one that holds another run is left alone and the bundle goes beside it (`.path` tells
     where). `on_full`: what a full queue does to the training thread, drop the record or block until there is room.
+    Records are handed over by one thread at a time; any may end the bundle.
     `strict`: raise CaptureError on the training thread for what is otherwise said once in the log. `joined`: on a rank
     above 0, the `start` of rank 0's recorder.
 
@@ -78,23 +92,30 @@ class Recorder:
             self.start = writer.start
             """What `joined` is on the other ranks."""
             self._session = Session(run, self.policy, writer, self._hurried)
-        except Exception:
+        except BaseException:  # what this imports first takes a while, and Ctrl-C may end it
             interrupt(writer)
             raise
         self._queue: deque[Item] = deque()
-        self._waiting_bytes = 0
-        self._item: Item | None = None
-        """What the writing thread has in hand."""
-        self._done = 0
-        """Records that it has dealt with."""
-        self._given_up = False
+        """What waits, the record that is being written included, until it is dealt with."""
+        self._given_bytes = 0
+        """Of all that was ever queued; the training thread counts."""
+        self._done_bytes = self._done = 0
+        """Of all that was dealt with, and how many records these are; the writing thread counts."""
+        self._handing_over = False
+        """Whether the training thread is between looking whether this has ended and queueing."""
+        self._bell = threading.Lock()
+        """Released for the writing thread to look at the queue, which it does every second anyway."""
+        self._given_up = self._ended = False
         self._deadline = math.inf
         """When what is still queued is given up, on the monotonic clock."""
-        self._changed = threading.Condition()
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="unipo-hooks", daemon=True)
         _live.add(self)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # Ctrl-C while this waits for a thread that begins
+            self.end("interrupted")
+            raise
 
     @property
     def earlier(self) -> Earlier:
@@ -133,8 +154,7 @@ class Recorder:
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was handed over is durable; False where that failed, or `timeout` seconds passed."""
         self.checkpoint()
-        with self._changed:
-            done = self._changed.wait_for(lambda: not self._queue and self._item is None, timeout)
+        done = self._wait(lambda: not self._queue, math.inf if timeout is None else timeout)
         return done and self._session.failure is None
 
     def end(self, status: Status = "finished", *, within: float = math.inf) -> None:
@@ -144,12 +164,13 @@ class Recorder:
         """
         if os.getpid() != self._process:  # a forked worker has the object, not the thread
             return
-        with self._changed:
-            if not self._closing:
-                self._closing = True
-                self._session.final_status = status
+        if within < math.inf:
             self._deadline = min(self._deadline, time.monotonic() + within)
-            self._changed.notify_all()
+        if not self._closing:
+            self._session.final_status = status
+            self._closing = True
+        with suppress(RuntimeError):
+            self._bell.release()
 
     def close(self, status: Status = "finished") -> bool:
         """Write what is queued, end the attempt and stop the thread. A second call waits for the first.
@@ -160,14 +181,13 @@ class Recorder:
         if os.getpid() != self._process:
             return True
         self.end(status)
-        self._thread.join(NOTICE_SECONDS)
-        if self._thread.is_alive():
+        if not self._ends(NOTICE_SECONDS):
             log.warning("%swriting the last %d MB to %s", self._speaker, self._waiting_megabytes(), self.path)
         done = -1
-        while self._thread.is_alive() and done != self._done:
+        while not self._ended and done != self._done:
             done = self._done
-            self._thread.join(STUCK_SECONDS)
-        self._given_up = self._thread.is_alive()
+            self._ends(STUCK_SECONDS)
+        self._given_up = not self._ended
         failure = self._session.failure
         if self._given_up:
             failure = (
@@ -187,36 +207,59 @@ class Recorder:
         return self._folder.parent == wanted.parent and re.fullmatch(names, self._folder.name) is not None
 
     def _waiting_updates(self) -> int:
-        with self._changed:
-            items = [*self._queue, *([] if self._item is None else [self._item])]
-        return sum(count(item)["updates"] for item in items)
+        return sum(count(item)["updates"] for item in self._queue.copy())
+
+    def _waiting_bytes(self) -> int:
+        return self._given_bytes - self._done_bytes
 
     def _waiting_megabytes(self) -> int:
-        return (self._waiting_bytes >> 20) + 1
+        return (self._waiting_bytes() >> 20) + 1
 
     def _put(self, item: Item) -> None:
         if self._strict and self._session.failure is not None:
             raise CaptureError(self._session.failure)
-        with self._changed:
+        if self._block:
+            self._wait(lambda: self._closing or self._fits(item))
+        first_dropped = False
+        self._handing_over = True
+        try:
             if self._closing:
                 return
-            if self._block:
-                self._changed.wait_for(lambda: self._closing or self._fits(item))
-                if self._closing:
-                    return
-            elif not self._fits(item):
-                self._session.count_dropped(item)
-                return
-            self._queue.append(item)
-            self._waiting_bytes += item.nbytes
-            self._changed.notify_all()
+            if self._fits(item):
+                self._given_bytes += item.nbytes  # first: an interrupt may cost room, never the bound
+                self._queue.append(item)
+            else:
+                first_dropped = self._session.count_dropped(item)
+        finally:
+            self._handing_over = False
+        with suppress(RuntimeError):  # it is released already
+            self._bell.release()
+        if first_dropped:
+            slow = "%swriting to %s is slower than the run. Records are dropped and counted; training goes on."
+            log.warning(slow, self._speaker, self.path)
 
     def _hurried(self) -> bool:
         """Whether half of the queue is taken: what can be recomputed later is then left out."""
-        return self._waiting_bytes > self._queue_bytes // 2
+        return self._waiting_bytes() > self._queue_bytes // 2
 
     def _fits(self, item: Item) -> bool:
-        return not self._queue or self._waiting_bytes + item.nbytes <= self._queue_bytes
+        """Whether there is room; beside the record that is being written there is for one, whatever its size."""
+        return len(self._queue) < 2 or self._waiting_bytes() + item.nbytes <= self._queue_bytes
+
+    def _ends(self, within: float) -> bool:
+        """Whether the thread has done its last within these seconds. `Thread.join` forgets how to wait once Ctrl-C
+        has hit it (Python 3.11 and 3.12): it takes the thread for ended.
+        """
+        return self._wait(lambda: self._ended, within)
+
+    def _wait(self, until: Callable[[], bool], seconds: float = math.inf) -> bool:
+        """Whether it has come true within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not until():
+            if (left := deadline - time.monotonic()) <= 0:
+                return False
+            time.sleep(min(left, POLL_SECONDS))
+        return True
 
     def _run(self) -> None:
         try:
@@ -225,14 +268,18 @@ class Recorder:
             self._collapse(error)
         finally:
             _live.discard(self)
+            self._ended = True
 
     def _write(self) -> None:
         """Do what comes in, until the end."""
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing, timeout=1.0)
-                item = self._item = self._queue.popleft() if self._queue else None
-                last = item is None and self._closing
+            if not (self._queue or self._closing):
+                self._bell.acquire(timeout=1.0)
+            closing = self._closing
+            if closing:
+                self._wait(lambda: not self._handing_over, HAND_OVER_SECONDS)
+            item = self._queue[0] if self._queue else None
+            last = item is None and closing
             try:
                 if item is not None and time.monotonic() > self._deadline:
                     self._session.lose(item, "the process ended before they were written")
@@ -244,27 +291,21 @@ class Recorder:
                     self._session.idle()
             except BaseException as error:  # a part of the user's own may even exit
                 self._session.abandon(error, item)
-            with self._changed:
-                self._item = None
-                if item is not None:
-                    self._done += 1
-                    self._waiting_bytes -= item.nbytes
-                self._changed.notify_all()
+            if item is not None:
+                self._queue.popleft()
+                self._done_bytes += item.nbytes
+                self._done += 1
             if last:
                 return
 
     def _collapse(self, error: BaseException) -> None:
         """Nothing more can be written: let nobody wait for it, and count what is queued."""
-        with self._changed:
-            if not self._closing:
-                self._closing = True
-                self._session.final_status = "interrupted"
-            left = [*([] if self._item is None else [self._item]), *self._queue]
-            self._item, self._waiting_bytes = None, 0
-            self._queue.clear()
-            self._changed.notify_all()
+        if not self._closing:
+            self._session.final_status = "interrupted"
+            self._closing = True
         self._session.abandon(error)
-        for item in left:
+        while self._queue:
+            item = self._queue.popleft()
             self._session.lose(item, self._session.failure or "they could not be written")
         self._session.finish()
 
@@ -284,9 +325,9 @@ def _hurry(recorders: list[Recorder]) -> None:
     for recorder in recorders:
         recorder.end("interrupted", within=0.8 * EXIT_SECONDS)
     for recorder in recorders:
-        recorder._thread.join(max(0.0, deadline - time.monotonic()))
-        if recorder._thread.is_alive():
-            log.warning("%s%s does not take what is left of this run: it is lost", recorder._speaker, recorder.path)
+        if not recorder._ends(deadline - time.monotonic()):
+            lost = "%s%s does not take what is left of this run: it is lost"
+            Aside(log).warning(lost, recorder._speaker, recorder.path)
 
 
 atexit.register(close_all)

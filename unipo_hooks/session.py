@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from unipo_hooks.algorithms import is_own_code
+from unipo_hooks.aside import Aside
 from unipo_hooks.bundle.attempts import end_attempt
 from unipo_hooks.bundle.rows import rollout_rows, update_rows
 from unipo_hooks.bundle.writer import BundleWriter
@@ -29,7 +30,7 @@ from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpda
 from unipo_hooks.schema import Kind, LogLine, MetricsLine, MicroBatchLine
 from unipo_hooks.text import TokenText
 
-log = logging.getLogger("unipo_hooks")
+log = Aside(logging.getLogger("unipo_hooks"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +165,12 @@ class Session:
             are = "are" if sum(counts.values()) > 1 else "is"
             log.warning("%s%s %s not in %s: %s", self._run.speaker, what, are, self._writer.path, lost.reason)
 
-    def count_dropped(self, item: Item) -> None:
-        """A record found the queue full. Called on the training thread."""
-        if not any(self._dropped.values()):
-            log.warning(
-                "%swriting to %s is slower than the run. Records are dropped and counted; training goes on.",
-                self._run.speaker,
-                self._writer.path,
-            )
+    def count_dropped(self, item: Item) -> bool:
+        """A record found the queue full: whether it is the first. Called on the training thread."""
+        first = not any(self._dropped.values())
         for name, number in count(item).items():
             self._dropped[name] += number
+        return first
 
     def _contained(self, action: Callable[[], None]) -> bool:
         """Whether the action went through.

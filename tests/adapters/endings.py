@@ -18,7 +18,7 @@ import torch
 from transformers import TrainerCallback
 from trl_runs import length, trainer_for
 
-from unipo_hooks import UnipoCallback, session
+from unipo_hooks import UnipoCallback, recorder, session
 
 
 class Told(TrainerCallback):
@@ -138,6 +138,7 @@ def main():
         if not child:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             folder = Path(asked.pop("folder"))
+            recorder.EXIT_SECONDS = asked.pop("exit_seconds", recorder.EXIT_SECONDS)
             log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(log, 1), os.dup2(log, 2)
             globals()[asked.pop("way")](model, folder, **asked)

@@ -45,11 +45,11 @@ def failing_reward(calls):
     return reward
 
 
-def ended(path, within=5.0):
+def ended(path):
     """The bundle once it says that it ended, before anything else does; tells how long that took."""
     start = time.monotonic()
     while open_bundle(path).manifest.status == "running":
-        assert time.monotonic() - start < within
+        assert time.monotonic() - start < 60
         time.sleep(0.01)
     print(f"ended {time.monotonic() - start:.3f} s after the exception")
     assert [str(fault) for fault in verify(path)] == []
@@ -303,7 +303,7 @@ def test_a_process_forked_during_training_is_ended_by_a_sigterm_however_early(sa
             for _ in range(10):
                 child = os.fork()
                 if not child:
-                    time.sleep(2)
+                    time.sleep(60)
                     os._exit(0)
                 os.kill(child, signal.SIGTERM)
                 codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

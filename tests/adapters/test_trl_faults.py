@@ -23,7 +23,7 @@ from trl_runs import trainer_for
 
 import unipo_hooks
 import unipo_hooks.adapters.trl
-from unipo_hooks import UnipoCallback, open_bundle
+from unipo_hooks import UnipoCallback, open_bundle, recorder
 from unipo_hooks.bundle import layout, segment
 from unipo_hooks.bundle.verify import verify
 from unipo_hooks.recorder import Recorder, close_all
@@ -104,6 +104,12 @@ def check_whole(path, lines, *, counted=True):
     assert lines or stored == trained
     assert bundle.manifest.status != "running" or not counted
     return stored
+
+
+@pytest.fixture(autouse=True)
+def only_its_own(monkeypatch):
+    """What an earlier test has left running is neither ended by this one nor said in its log."""
+    monkeypatch.setattr(recorder, "_live", set())
 
 
 def said(caplog):
@@ -324,13 +330,19 @@ def test_a_folder_deleted_mid_run_costs_the_bundle_and_no_more(saved_model, tmp_
 
 def test_a_queue_that_is_full_behind_a_slow_disk_drops_and_counts(saved_model, tmp_path, monkeypatch, caplog):
     hurried(monkeypatch)
-    sync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.03), sync(descriptor)))
+    sync, answers = os.fsync, threading.Event()
+
+    def slow(descriptor):
+        if threading.current_thread().name == "unipo-hooks":
+            answers.wait(300)
+        return sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
     monkeypatch.setitem(Recorder.__init__.__kwdefaults__, "queue_bytes", 20_000)
     without = train(saved_model, tmp_path, max_steps=20)
     callback = UnipoCallback(tmp_path / "run")
     with caplog.at_level(logging.WARNING, logger="unipo_hooks"):
-        check_same(train(saved_model, tmp_path, [callback], max_steps=20), without)
+        check_same(train(saved_model, tmp_path, [callback, At(18, answers.set)], max_steps=20), without)
     lines = said(caplog)
     stored = check_whole(callback.path, lines)
     print(f"{stored} of 20 updates are stored; {lines}")

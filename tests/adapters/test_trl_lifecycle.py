@@ -371,7 +371,7 @@ def test_a_real_run_killed_at_three_random_moments_leaves_whole_bundles(tmp_path
     for number in range(3):
         path = tmp_path / f"run{number}"
         run = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         index = path / layout.index_name(0)
         while not (index.exists() and index.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.2)
