@@ -14,8 +14,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from unipo_hooks.adapters.guard import Guard
 from unipo_hooks.adapters.trl.ends import on_failure
-from unipo_hooks.adapters.trl.guard import Guard
 from unipo_hooks.adapters.trl.locate import beyond_verified, find_trainer, why_not
 from unipo_hooks.adapters.trl.ranks import Meeting
 from unipo_hooks.adapters.trl.settings import divided_by, run_info

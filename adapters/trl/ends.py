@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from unipo_hooks.adapters.trl.wrap import wrap
+from unipo_hooks.adapters.wrap import wrap
 
 
 def on_failure(trainer: Any, failed: Callable[[], None]) -> None:

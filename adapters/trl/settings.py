@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import torch
 import trl
 
+from unipo_hooks.adapters.tokenizer import decoder, placeholders
 from unipo_hooks.adapters.trl.algorithm import spec_from_trl
 from unipo_hooks.adapters.trl.normalisers import divided_afterwards, normalisers_from_trl, trainer_kind
 from unipo_hooks.adapters.trl.versions import CLIPPED_LOSSES
@@ -232,34 +232,6 @@ def accumulation_after_loss(trainer: Any, kind: Kind) -> float:
 @cache
 def _divided_afterwards(classes: str) -> bool:
     return divided_afterwards(trl.__version__, classes)
-
-
-def decoder(processing_class: Any) -> Callable[[list[int]], str]:
-    """Token ids → text with a tokenizer of our own.
-
-    A copy, because it decodes on another thread: a fast tokenizer that is borrowed there would refuse the trainer's
-    own call ("Already borrowed").
-    """
-    tokenizer = copy.deepcopy(getattr(processing_class, "tokenizer", processing_class))
-
-    def decode(ids: list[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    return decode
-
-
-def placeholders(processing_class: Any) -> dict[int, str]:
-    """Token ids a processor puts where an image, a video or a sound is → what stands there; none for a tokenizer.
-
-    `image_token_ids` is what transformers 5 tells the kind of a token by; before it there was `image_token_id` alone.
-    """
-    found: dict[int, str] = {}
-    for name in ("image", "video", "audio"):
-        ids = getattr(processing_class, f"{name}_token_ids", None) or [
-            getattr(processing_class, f"{name}_token_id", None)
-        ]
-        found |= {token: name for token in ids if isinstance(token, int)}
-    return found
 
 
 def _model_name(model: Any) -> str:

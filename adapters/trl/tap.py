@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from unipo_hooks.adapters.trl.guard import Guard
-from unipo_hooks.adapters.trl.host import Copier
+from unipo_hooks.adapters.guard import Guard
+from unipo_hooks.adapters.host import Copier
 from unipo_hooks.adapters.trl.settings import (
     accumulation_after_loss,
     divided_by,
@@ -38,7 +38,7 @@ from unipo_hooks.adapters.trl.translate import (
     micro_batch_tensors,
     rollout_tensors,
 )
-from unipo_hooks.adapters.trl.wrap import wrap
+from unipo_hooks.adapters.wrap import wrap
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout, Pending
 from unipo_hooks.schema import Kind

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unipo_hooks.adapters.prompts import as_messages
 from unipo_hooks.errors import CaptureError
 from unipo_hooks.objective.inputs import Normalisers
 from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout, valid_positions
@@ -62,9 +61,6 @@ LOCALS = (*UPDATE_CHANNELS, *POLICY_MASKS, "per_token_loss", "entropy_loss", "ap
 
 LOG_PROBS = ("old_log_probs", "ref_log_probs")
 """Channels of the rollout TRL writes as 0 where attention is masked, which would read as probability 1."""
-
-_EMBEDDED = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,[A-Za-z0-9+/=]+")
-"""An image inside a URL: hundreds of kilobytes of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +191,7 @@ def captured_rollout(
         groups=rows * ranks // num_generations,
         group_B=(rank * rows + np.arange(rows)) // num_generations,
         prompts=[ids[mask] for ids, mask in zip(prompt_ids, prompt_mask, strict=True)],
-        messages=_messages(prompts),
+        messages=as_messages(prompts),
         ids_BT=ids_BT,
         length_B=length_B,
         mask_BT=mask_BT,
@@ -322,23 +318,6 @@ def _number(value: Any) -> float | None:
     if isinstance(value, torch.Tensor):
         return float(value.item()) if value.numel() == 1 else None
     return float(value) if isinstance(value, int | float) else None
-
-
-def _messages(prompts: Sequence[Any]) -> list[str] | None:
-    """Conversations as JSON, an image as a marker; None where prompts are plain text."""
-    if all(isinstance(prompt, str) for prompt in prompts):
-        return None
-    return [_EMBEDDED.sub(r"⟨\1⟩", json.dumps(prompt, ensure_ascii=False, default=_marker)) for prompt in prompts]
-
-
-def _marker(value: Any) -> str:
-    """What stands in a message for what JSON cannot hold: `⟨image, 640 × 480⟩`."""
-    if isinstance(size := getattr(value, "size", None), tuple):  # an image of Pillow's
-        return f"⟨image, {' × '.join(map(str, size))}⟩"
-    if isinstance(value, bytes):
-        return f"⟨{len(value)} bytes⟩"
-    shape = getattr(value, "shape", None)
-    return f"⟨{type(value).__name__}{'' if shape is None else ', ' + ' × '.join(map(str, shape))}⟩"
 
 
 def _mask_reason(mask_BT: Array, attended_BT: Array, length_B: Array) -> Array | None:

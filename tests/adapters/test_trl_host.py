@@ -11,8 +11,8 @@ from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl_runs import trainer_for
 
 from unipo_hooks import UnipoCallback, open_bundle
-from unipo_hooks.adapters.trl.guard import Guard
-from unipo_hooks.adapters.trl.host import Copier
+from unipo_hooks.adapters.guard import Guard
+from unipo_hooks.adapters.host import Copier
 from unipo_hooks.adapters.trl.translate import to_array
 
 

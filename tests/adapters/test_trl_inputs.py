@@ -20,7 +20,7 @@ from trl_runs import QUICK
 from vllm_stub import sampler
 
 from unipo_hooks import UnipoCallback, open_bundle
-from unipo_hooks.adapters.trl.settings import placeholders
+from unipo_hooks.adapters.tokenizer import placeholders
 
 QUESTIONS = Dataset.from_dict({"prompt": [chat[:1] for chat in CHATS]})
 

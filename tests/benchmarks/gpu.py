@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from unipo_hooks import UnipoCallback, open_bundle
-from unipo_hooks.adapters.trl.guard import Guard
+from unipo_hooks.adapters.guard import Guard
 from unipo_hooks.examples import trl_grpo
 
 
