@@ -1,8 +1,12 @@
 """Records as an adapter would hand them over, with random contents."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, RunInfo
+from unipo_hooks.metrics import token_sums
+from unipo_hooks.reconcile import gap_of
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, LeftBehind, RunInfo
 from unipo_hooks.schema import Header, Trainer
 
 
@@ -73,3 +77,50 @@ def update(number, of, *, rows=None, seed=None, micro_batches=1, **changes):
         "learning_rate": 1e-3,
     }
     return CapturedUpdate(**defaults | changes)
+
+
+def without(of, groups):
+    """A rollout of which only the tokens of these groups were handed over."""
+    gone = ~np.isin(of.group_B, groups)
+    channels = {name: values.copy() for name, values in of.channels.items()}
+    for values in channels.values():
+        if values.ndim == 2:
+            values[gone] = np.nan
+    return replace(
+        of,
+        handed_over=tuple(groups),
+        prompts=[np.zeros(0, int) if g else p for p, g in zip(of.prompts, gone, strict=True)],
+        ids_BT=np.where(gone[:, None], 0, of.ids_BT),
+        channels=channels,
+    )
+
+
+def handing_over(made, of, groups, run, spec=None):
+    """An update that hands over the rows of these groups; what is said of the others is computed where they are."""
+    parts = []
+    for part in made.micro_batches:
+        own = np.isin(of.group_B[part.rows_b], groups)
+        rows = part.rows_b[~own]
+        mini = replace(
+            of,
+            **{name: getattr(of, name)[rows] for name in ("group_B", "ids_BT", "length_B", "mask_BT", "reward_B")},
+            prompts=[of.prompts[row] for row in rows],
+            reward_components_BK=of.reward_components_BK[rows],
+            channels={name: values[rows] for name, values in of.channels.items()},
+        )
+        there = replace(
+            part,
+            rows_b=np.arange(len(rows)),
+            channels={name: values[~own] for name, values in part.channels.items()},
+        )
+        gap = None if spec is None else gap_of(spec, part, of, made)
+        left = LeftBehind(
+            rows_b=rows,
+            sums=token_sums(there, mini, run),
+            gap=None if gap is None else (gap.loss, gap.tolerance),
+            width=part.channels["log_probs"].shape[1],
+        )
+        width = int(of.length_B[part.rows_b[own]].max(initial=0))
+        channels = {name: values[own, :width] for name, values in part.channels.items()}
+        parts.append(replace(part, rows_b=part.rows_b[own], channels=channels, left_behind=left))
+    return replace(made, micro_batches=parts)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import records
 
+from unipo_hooks import algorithms
 from unipo_hooks.metrics import group_stds, update_sums
 
 
@@ -157,3 +158,63 @@ def test_a_group_that_spans_ranks_counts_once_and_whole():
     expected = [float(np.std(reward_R[start : start + 4], ddof=1)) for start in (0, 4, 8)]
     assert counts == [2, 1]  # the one in the middle begins on rank 0
     assert found[0] == pytest.approx(expected[0] + expected[1]) and found[1] == pytest.approx(expected[2])
+
+
+def difference(a, b):
+    """Largest relative difference of any sum of two sets of metrics, which have the same names."""
+    assert a.keys() == b.keys()
+    return max(abs(x - y) / max(1.0, abs(x)) for name in a for x, y in zip(a[name], b[name], strict=True))
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "product"])
+@pytest.mark.parametrize("kept", [(), (1,), (0, 2)])
+def test_metrics_of_an_update_that_left_rows_behind_are_those_of_the_whole(level, kept):
+    random = np.random.default_rng(5)
+    whole = records.rollout(rows=12)
+    whole.mask_BT[4] = False
+    for per_token in (False, True):
+        if per_token:
+            whole.channels["advantages"] = random.normal(size=(12, 6)).astype(np.float32)
+        run = records.run_info(ratio_level=level)
+        update = records.update(0, whole, micro_batches=3)
+        part = records.handing_over(update, whole, kept, run)
+        expected = update_sums(update, {0: whole}, run)
+        found = update_sums(part, {0: records.without(whole, kept)}, run)
+        error = difference(expected, found)
+        print("largest error", error)
+        assert error < 1e-12
+
+
+def test_the_loss_of_several_data_parallel_ranks_is_their_mean():
+    rollout = records.rollout()
+    update = records.update(0, rollout, micro_batches=4, data_parallel_size=2)
+    parts = [replace(part, rank=number % 2, loss=float(number)) for number, part in enumerate(update.micro_batches)]
+    sums = update_sums(replace(update, micro_batches=parts), {0: rollout}, records.run_info())
+    assert sums["policy_loss"] == (6.0, 2.0, 4.0 + 16.0)  # 0 + 2 on one, 1 + 3 on the other
+    assert mean(sums, "total_loss") == sum(part.loss for part in parts) / update.data_parallel_size
+    shares = [replace(update, micro_batches=[part for part in parts if part.rank == rank]) for rank in (0, 1)]
+    apart = [update_sums(share, {0: rollout}, records.run_info()) for share in shares]
+    assert tuple(np.add(apart[0]["policy_loss"], apart[1]["policy_loss"])) == sums["policy_loss"]
+
+
+@pytest.mark.parametrize("part", ["sequence_kl_penalty", "token_kl_penalty"])
+def test_a_penalty_in_the_reward_has_its_divergence_among_the_metrics(part):
+    grpo = algorithms.get("grpo")
+    parts = grpo.parts.model_copy(update={"reward": [grpo.parts.ratio.model_copy(update={"part": part})]})
+    run = records.run_info(algorithm=grpo.model_copy(update={"parts": parts}))
+    rollout = records.rollout()
+    rollout.channels["ref_log_probs"] = rollout.channels["old_log_probs"] - 0.25
+    update = records.update(0, rollout)
+    sums = update_sums(update, {0: rollout}, run)
+    assert mean(sums, "kl") == pytest.approx(0.25) and sums["kl"][1] == rollout.length_B.sum()
+    assert "kl" not in update_sums(update, {0: rollout}, records.run_info(algorithm=grpo))
+
+
+def test_old_log_probs_that_are_the_samplers_make_the_ratio():
+    rollout = records.rollout()
+    channels = dict(rollout.channels)
+    channels["rollout_log_probs"] = channels.pop("old_log_probs")
+    aliased = replace(rollout, channels=channels, aliases={"old_log_probs": "rollout_log_probs"})
+    update = records.update(0, rollout)
+    expected, found = (update_sums(update, {0: of}, records.run_info()) for of in (rollout, aliased))
+    assert found == expected

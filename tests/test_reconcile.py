@@ -5,9 +5,10 @@ import logging
 
 import numpy as np
 import pytest
-from records import rollout, run_info, update
+from records import handing_over, rollout, run_info, update, without
 
 from unipo_hooks import Recorder, algorithms, evaluate, open_bundle
+from unipo_hooks.adapters.verl.algorithm import LOSSES, spec_from_verl
 from unipo_hooks.cli.summary import reconciled
 from unipo_hooks.objective.describe import with_hyper_parameters
 from unipo_hooks.objective.recorded import as_recorded, batch_of
@@ -300,3 +301,82 @@ def test_sums_over_a_long_response_are_rounded_and_that_is_no_gap():
     assert abs(gap.loss) > TOLERANCES["float32"]
     assert not gap.above
     assert gap.tolerance < 0.01
+
+
+def test_what_a_part_of_the_users_own_computes_is_the_same_where_rows_were_left_behind(tmp_path):
+    algorithms.register_part("gate", cubed)
+    parts = {"gate": {"part": "cubed"}, "aggregation": {"part": "token_mean"}}
+    spec = algorithms.register({"id": "cubed_ratio", "name": "Cubed", "parts": parts}, replace=True)
+    of, run = rollout(rows=16), run_info(algorithm=spec)
+    whole = update(0, of, micro_batches=2)
+    found = []
+    for name, given, made in (
+        ("whole", of, whole),
+        ("part", without(of, (1,)), handing_over(whole, of, (1,), run, spec)),
+    ):
+        recorder = Recorder(tmp_path / name, run, strict=True)
+        recorder.rollout(given)
+        recorder.update(made)
+        recorder.close()
+        tokens = open_bundle(recorder.path).tokens(0, group=1)
+        order = [("row", "ascending"), ("position", "ascending")]
+        found.append(tokens.sort_by(order).select(["row", "position", "token_objective", "gradient_weight"]))
+    assert found[0].num_rows and found[0] == found[1]
+
+
+def as_verl(of):
+    """A rollout with what every verl run has: advantages a token, and NaN where a token does not count."""
+    random = np.random.default_rng(3)
+    own = {name: random.normal(size=of.mask_BT.shape) for name in ("advantages", "returns", "rewards")}
+    channels = {name: np.where(of.mask_BT, values, np.nan).astype(np.float32) for name, values in own.items()}
+    return dataclasses.replace(of, channels={"old_log_probs": of.channels["old_log_probs"], **channels})
+
+
+ESTIMATORS = [
+    *("gae", "grpo", "gdpo", "grpo_passk", "rloo", "opo", "remax", "gpg", "reinforce_plus_plus"),
+    *("reinforce_plus_plus_baseline", "optimal_token_baseline", "tir_optimal_token_baseline", "somebody's_own"),
+]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss not in ("clip_cov", "bypass_mode")])
+def test_advantages_are_taken_as_recorded_whatever_they_were_made_of(estimator, loss):
+    """A greedy reward, Σπ² or a critic's values are not in every bundle, and no loss of verl needs them."""
+    actor = {"policy_loss": {"loss_mode": loss, "dro_beta": 0.5}}
+    algorithm = {"adv_estimator": estimator, "use_kl_in_reward": True}
+    spec = spec_from_verl({"algorithm": algorithm, "actor_rollout_ref": {"actor": actor}}, "0.9.1").spec
+    of = as_verl(rollout())
+    made = update(0, of, micro_batches=2)
+    parts = []
+    for part in made.micro_batches:
+        batch = batch_of(part, of, made)
+        loss = evaluate(as_recorded(spec, batch.arrays), batch).loss
+        parts.append(dataclasses.replace(part, loss=loss))
+    for part in parts:
+        assert gap_of(spec, part, of, made).loss == 0.0
+
+
+def test_a_recorded_weight_is_taken_at_the_level_it_was_used_at():
+    correction = {"rollout_correction": {"rollout_is": "token"}}
+    actor = {"policy_loss": {"loss_mode": "geo_mean"}}
+    config = {
+        "algorithm": {"adv_estimator": "grpo", **correction},
+        "actor_rollout_ref": {"actor": actor, "rollout": {"calculate_log_probs": True}},
+    }
+    spec = spec_from_verl(config, "0.9.1").spec
+    (use,) = as_recorded(spec, {"is_weights", "advantages"}).parts.weight
+    assert use.model_dump() == {"part": "recorded_weight", "level": "sequence_mean"}
+    (use,) = as_recorded(algorithms.get("mis.trl"), {"is_weights"}).parts.weight
+    assert use.part == "recorded_weight"
+
+
+def test_a_response_without_a_token_adds_nothing_where_advantages_are_of_tokens():
+    """Of no token the mean is 0; with one advantage a response TRL adds it as a constant."""
+    of = as_verl(rollout())
+    of.mask_BT[3] = False
+    spec = algorithms.get("gmpo.verl")
+    made = update(0, of)
+    (part,) = made.micro_batches
+    batch = batch_of(part, of, made)
+    loss = evaluate(as_recorded(spec, batch.arrays), batch).loss
+    assert gap_of(spec, dataclasses.replace(part, loss=loss), of, made).loss == 0.0

@@ -1,7 +1,8 @@
 """Metrics of one update under UNIPO's names, as sums that merge over ranks by adding.
 
-Every metric is `(sum, count, sum of squares)`: its mean is sum / count. Losses count once a rank, so that their mean is
-the data-parallel mean. Deviations named in `channels.DEVIATIONS` are not stored: readers take them from these sums.
+Every metric is `(sum, count, sum of squares)`: its mean is sum / count. Losses count once a data-parallel rank, so that
+their mean is the data-parallel mean. Deviations named in `channels.DEVIATIONS` are not stored: readers take them from
+these sums.
 """
 
 from __future__ import annotations
@@ -10,41 +11,49 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout, CapturedUpdate, RunInfo
+from unipo_hooks.record import Array, CapturedMicroBatch, CapturedRollout, CapturedUpdate, RunInfo, Sums
 
-Sums = dict[str, tuple[float, float, float]]
+LARGEST = float(np.finfo(np.float64).max)
+
+KL_IN_REWARD = ("sequence_kl_penalty", "token_kl_penalty")
+"""Parts that put the divergence into the reward: log π_old/π_ref of each token is then what `kl` is the mean of."""
 
 
 def update_sums(update: CapturedUpdate, rollouts: Mapping[int, CapturedRollout], run: RunInfo) -> Sums:
-    """Sums of every metric of an update on this rank.
+    """Sums of every metric of an update on this rank, or on the data-parallel ranks it speaks for.
 
     `rollouts` holds each rollout the update trains on. Rewards, lengths and group statistics are those of whole
-    rollouts; advantages those of the update's responses; the rest those of its tokens that count.
+    rollouts; advantages those of the update's responses; the rest those of its tokens that count, those of rows left
+    behind included.
     """
-    samples: dict[str, list[Array]] = {}
-
-    def add(name: str, values: Array) -> None:
-        samples.setdefault(name, []).append(values)
-
-    for micro_batch in update.micro_batches:
-        for name, values in _token_samples(micro_batch, rollouts[micro_batch.rollout], run):
-            add(name, values)
-    for rollout in update.rollouts:
-        for name, values in _rollout_samples(rollouts[rollout], run.rank):
-            add(name, values)
-
-    sums = {name: _sums(np.concatenate(values)) for name, values in samples.items()}
+    parts = [token_sums(m, rollouts[m.rollout], run) for m in update.micro_batches]
+    parts += [m.left_behind.sums for m in update.micro_batches if m.left_behind is not None]
+    parts += [_sums_of(_rollout_samples(rollouts[number], run.rank)) for number in update.rollouts]
+    sums: Sums = {}
+    for part in parts:
+        for name, values in part.items():
+            sums[name] = values if name not in sums else _added(sums[name], values)
     for name, losses in (
-        ("policy_loss", [m.policy_loss for m in update.micro_batches]),
-        ("total_loss", [m.loss for m in update.micro_batches]),
+        ("policy_loss", [(m.rank, m.policy_loss) for m in update.micro_batches]),
+        ("total_loss", [(m.rank, m.loss) for m in update.micro_batches]),
     ):
-        known = [loss for loss in losses if loss is not None]
+        known = [(rank, loss) for rank, loss in losses if loss is not None]
         if len(known) == len(losses):
-            sums[name] = _sums(np.array([sum(known)]))
+            ranks = sorted({rank for rank, _ in known})
+            sums[name] = _sums(np.array([sum(loss for of, loss in known if of == rank) for rank in ranks]))
     if "policy_loss" in sums:
         total, count, squares = sums["policy_loss"]
         sums["policy_objective"] = (-total, count, squares)
     return sums
+
+
+def token_sums(micro_batch: CapturedMicroBatch, rollout: CapturedRollout, run: RunInfo) -> Sums:
+    """What the handed-over rows of a forward pass add to the metrics of their update; losses are not among it.
+
+    Of rows that stay where they were computed, these are the sums that go into `LeftBehind`: `rollout` then holds
+    those rows alone, and `micro_batch.rows_b` are their places in it.
+    """
+    return _sums_of(_token_samples(micro_batch, rollout, run))
 
 
 def log_ratios(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> tuple[Array, Array]:
@@ -57,9 +66,9 @@ def log_ratios(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> tup
     width = min(log_probs.shape[1], rollout.mask_BT.shape[1])
     rows = micro_batch.rows_b
     counted = rollout.mask_BT[rows, :width] > 0
-    old = rollout.channels.get("old_log_probs")
+    old = _old_log_probs(rollout)
     if old is None:
-        if "old_log_probs" not in rollout.aliases:  # not known: no ratio is better than a ratio of 1
+        if rollout.aliases.get("old_log_probs") != "log_probs":  # not known: no ratio is better than a ratio of 1
             return np.full((len(rows), width), np.nan), np.zeros_like(counted)
         return np.zeros((len(rows), width)), counted & np.isfinite(log_probs[:, :width])
     ratio = log_probs[:, :width].astype(np.float64) - old[rows, :width]
@@ -95,19 +104,26 @@ def _token_samples(
         yield "clip_fraction_low", below[clippable]
         yield "clip_fraction_high", above[clippable]
         yield "clip_fraction", (below | above)[clippable]
-    for channel, name in (("entropies", "entropy"), ("token_kl", "kl")):
-        values = micro_batch.channels.get(channel)
-        if values is not None:
-            yield name, values[:, :width][counted]
-    old, reference = (rollout.channels.get(name) for name in ("old_log_probs", "ref_log_probs"))
-    if old is not None and reference is not None and _penalises_in_the_reward(run):
+    entropies, token_kl = (micro_batch.channels.get(name) for name in ("entropies", "token_kl"))
+    if entropies is not None:
+        yield "entropy", entropies[:, :width][counted]
+    old, reference = _old_log_probs(rollout), rollout.channels.get("ref_log_probs")
+    if token_kl is not None:
+        yield "kl", token_kl[:, :width][counted]
+    elif old is not None and reference is not None and _penalises_in_the_reward(run):
         yield "kl", (old - reference)[micro_batch.rows_b, :width][counted]
 
 
+def _old_log_probs(rollout: CapturedRollout) -> Array | None:
+    """(B, T) as captured, or those of the channel they equal; None where nobody knows them before the update."""
+    alias = rollout.aliases.get("old_log_probs", "old_log_probs")
+    return rollout.channels.get("old_log_probs", rollout.channels.get(alias))
+
+
 def _penalises_in_the_reward(run: RunInfo) -> bool:
-    """Whether the divergence is part of the reward, as RLOO's: log π_old/π_ref of each token, fixed at the rollout."""
+    """Whether the divergence is part of the reward, of its response or of its token, and so fixed at the rollout."""
     spec = run.algorithm
-    return spec is not None and any(use.part == "sequence_kl_penalty" for use in spec.parts.reward)
+    return spec is not None and any(use.part in KL_IN_REWARD for use in spec.parts.reward)
 
 
 def _rollout_samples(rollout: CapturedRollout, rank: int) -> Iterable[tuple[str, Array]]:
@@ -140,8 +156,17 @@ def group_stds(reward_B: Array, group_B: Array) -> Array:
     return np.array(stds, np.float64)
 
 
+def _sums_of(samples: Iterable[tuple[str, Array]]) -> Sums:
+    return {name: _sums(values) for name, values in samples}
+
+
+def _added(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Two parts of a metric together; squares stay a number JSON has."""
+    return a[0] + b[0], a[1] + b[1], min(a[2] + b[2], LARGEST)
+
+
 def _sums(values: Array) -> tuple[float, float, float]:
     values = values[np.isfinite(values)].astype(np.float64)
     with np.errstate(over="ignore"):
         squares = np.square(values).sum()
-    return float(values.sum()), float(len(values)), float(min(squares, np.finfo(np.float64).max))
+    return float(values.sum()), float(len(values)), float(min(squares, LARGEST))

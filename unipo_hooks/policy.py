@@ -160,7 +160,7 @@ class SharedPacing:
         """An update that was captured, on these of its rollouts that are kept."""
         for micro_batch in update.micro_batches:
             if update.kind == "train" and (rollout := rollouts.get(micro_batch.rollout)) is not None:
-                share = len(micro_batch.rows_b) / len(rollout.group_B)
+                share = len(micro_batch.all_rows_b) / len(rollout.group_B)
                 self._used += share * self._tokens(rollout) * VALUE_BYTES * len(micro_batch.channels)
 
     def _tokens(self, rollout: CapturedRollout) -> float:

@@ -43,8 +43,12 @@ def gap_of(
 ) -> Gap | None:
     """The gap of a micro-batch under the run's algorithm; None where the trainer's loss is not known.
 
-    Raises MissingInputError where the algorithm needs what was not captured.
+    Where rows of it were left behind it was found there, over all of them. Raises MissingInputError where the algorithm
+    needs what was not captured.
     """
+    if micro_batch.left_behind is not None:
+        found = micro_batch.left_behind.gap
+        return None if found is None else Gap(*found, token=None)
     returned = micro_batch.policy_loss
     if returned is None:
         return None
@@ -81,6 +85,8 @@ def _of_responses_without_tokens(spec: AlgorithmSpec, batch: Batch) -> float:
     if not empty_b.any():
         return 0.0
     advantages_b = np.asarray(batch["advantages"], np.float64)
+    if advantages_b.ndim > 1:  # verl's: the mean over no token is 0
+        return 0.0
     return float(-advantages_b[empty_b].sum() / len(empty_b) / batch.normalisers.accumulation_steps)
 
 

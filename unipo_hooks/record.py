@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from unipo_hooks.schema import Header, Kind, Trainer
 
 Array = NDArray[Any]
 Record = TypeVar("Record")
+Sums = dict[str, tuple[float, float, float]]
+"""Metric → its sum, its count and its sum of squares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,38 @@ class CapturedRollout:
     """Further channels fixed at the rollout: (B, T), or (B,) where there is one value a response."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Channels the trainer defines as equal to another: `{"old_log_probs": "log_probs"}`."""
+    handed_over: Sequence[int] | None = None
+    """Groups whose tokens are here; None for all of them. Of the others `LeftBehind` says what there is."""
+    labels: Mapping[str, Sequence[str | int | float | None]] = field(default_factory=dict)
+    """What the trainer says of each response beside its reward: an id, a data source, the version of the weights it was
+    sampled with. B values each, all text or all numbers; None where it says nothing."""
 
     @property
     def nbytes(self) -> int:
-        """Host memory of its arrays, in bytes."""
+        """Host memory of its arrays and texts, in bytes."""
         own = (self.group_B, self.ids_BT, self.length_B, self.mask_BT, self.reward_B, self.reward_components_BK)
         reason = 0 if self.mask_reason_BT is None else self.mask_reason_BT.nbytes
         text = sum(len(message) for message in self.messages or ())
-        return _total(own) + _total(self.prompts) + _total(self.channels.values()) + reason + text
+        labels = sum(len(label) if isinstance(label, str) else 8 for of in self.labels.values() for label in of)
+        return _total(own) + _total(self.prompts) + _total(self.channels.values()) + reason + text + labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeftBehind:
+    """What a forward pass says of the rows it did not hand over, computed where they are.
+
+    Of such rows a CapturedRollout has mask, length, reward, components and labels; ids and prompts may be empty, and
+    channels NaN.
+    """
+
+    rows_b: Array
+    """Rows of the rollout that were in the pass and were not handed over."""
+    sums: Sums
+    """`metrics.token_sums` of these rows."""
+    gap: tuple[float, float] | None
+    """Recomputed minus returned loss of the whole pass, and the tolerance for it; None where that is not known."""
+    width: int
+    """Token positions of the whole pass: those of its widest row, handed over or not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +134,7 @@ class CapturedMicroBatch:
 
     rollout: int
     rows_b: Array
-    """Rows of the rollout, in the order of the micro-batch."""
+    """Rows of the rollout that were handed over, in the order of the micro-batch; (0,) where none was."""
     channels: Mapping[str, Array]
     """Channels measured at this update, (b, T) each; `log_probs` is always there."""
     loss: float | None = None
@@ -128,6 +154,15 @@ class CapturedMicroBatch:
     """Weighted auxiliary loss of a mixture of experts inside the loss, divided for accumulation."""
     dtype: str = "float32"
     """The type the trainer computed log-probs in."""
+    rank: int = 0
+    """Data-parallel rank that made the pass, where one record holds those of several."""
+    left_behind: LeftBehind | None = None
+    """The rest of the pass, where `rows_b` is not all of it."""
+
+    @property
+    def all_rows_b(self) -> Array:
+        """Every row of the pass, those left behind last."""
+        return self.rows_b if self.left_behind is None else np.concatenate([self.rows_b, self.left_behind.rows_b])
 
     @property
     def policy_loss(self) -> float | None:
@@ -139,7 +174,7 @@ class CapturedMicroBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CapturedUpdate:
-    """One optimizer step: all of its micro-batches on this rank."""
+    """One optimizer step: all of its micro-batches on this rank, or on the data-parallel ranks it speaks for."""
 
     kind: Kind
     update: int
@@ -148,6 +183,8 @@ class CapturedUpdate:
     micro_batches: Sequence[CapturedMicroBatch]
     is_first_step_after_rollout_phase: bool
     learning_rate: float | None = None
+    grad_norm: float | None = None
+    """Norm of the gradient before it was clipped, where the trainer says it of this update."""
     accumulation_steps: int = 1
     data_parallel_size: int = 1
     length_constant: int | None = None
@@ -164,7 +201,7 @@ class CapturedUpdate:
     def nbytes(self) -> int:
         """Host memory of its arrays, in bytes."""
         compared = _total(m.token_loss_bT for m in self.micro_batches if m.token_loss_bT is not None)
-        return compared + sum(m.rows_b.nbytes + _total(m.channels.values()) for m in self.micro_batches)
+        return compared + sum(m.all_rows_b.nbytes + _total(m.channels.values()) for m in self.micro_batches)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,6 +214,35 @@ class Pending(Generic[Record]):
     """Host memory it takes until then, in bytes."""
     make: Callable[[], Record]
     """Called once, on the writing thread; a CaptureError costs this record alone."""
+
+
+class Counts(NamedTuple):
+    """What a whole forward pass held, rows left behind included."""
+
+    rows: int
+    tokens: int
+    """Those that count in the loss."""
+    width: int
+    """Token positions it was padded to."""
+    counted_rows: int
+    """Rows with a token that counts."""
+    groups: int
+    """Prompt groups with a token that counts."""
+
+
+def counts_of(micro_batch: CapturedMicroBatch, rollout: CapturedRollout) -> Counts:
+    """What a forward pass over rows of a rollout held."""
+    rows_b = micro_batch.all_rows_b
+    counted_bT = rollout.mask_BT[rows_b].astype(bool)
+    counted_b = counted_bT.any(1)
+    left = micro_batch.left_behind
+    return Counts(
+        rows=len(rows_b),
+        tokens=int(counted_bT.sum()),
+        width=min(micro_batch.channels["log_probs"].shape[1], counted_bT.shape[1]) if left is None else left.width,
+        counted_rows=int(counted_b.sum()),
+        groups=len(np.unique(np.asarray(rollout.group_B)[rows_b][counted_b])),
+    )
 
 
 def speaker(rank: int, ranks: int) -> str:

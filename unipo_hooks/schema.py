@@ -263,6 +263,11 @@ class MicroBatchLine(_Model):
     """The largest gap that rounding explains."""
     token_gap: float | None = None
     """Largest difference of one token's loss, relative to max(1, the largest)."""
+    data_parallel_rank: int | None = None
+    """Data-parallel rank that made the pass, where one index holds those of several; `None`: the index's own rank.
+
+    The loss of the update is the sum over its forward passes ÷ `data_parallel_size`, whichever way ranks write.
+    """
 
 
 class UpdateLine(_Model):

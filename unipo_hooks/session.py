@@ -26,7 +26,7 @@ from unipo_hooks.errors import CaptureError, UnipoError
 from unipo_hooks.metrics import update_sums
 from unipo_hooks.policy import EVALUATION_SHARE, CapturePolicy, Pacing, SharedPacing
 from unipo_hooks.reconcile import Gap, gap_of, with_results
-from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending, RunInfo
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, Pending, RunInfo, counts_of
 from unipo_hooks.schema import Kind, LogLine, MetricsLine, MicroBatchLine
 from unipo_hooks.text import TokenText
 
@@ -222,9 +222,11 @@ class Session:
 
     def _rollout(self, rollout: CapturedRollout) -> None:
         self._rollouts[rollout.kind][rollout.rollout] = rollout
-        if not self._admits(rollout):
-            return
         kept = self._policy.kept_groups(rollout.rollout, rollout.groups)
+        if rollout.handed_over is not None:  # of the others there is nothing to keep
+            kept = sorted(set(rollout.handed_over).intersection(range(rollout.groups) if kept is None else kept))
+        if kept == [] or not self._admits(rollout):
+            return
         self._kept[rollout.kind][rollout.rollout] = kept
         line = {
             "kind": rollout.kind,
@@ -284,20 +286,20 @@ class Session:
         gaps = self._gaps(update, live) if captured else [None] * len(update.micro_batches)
         if known := [abs(gap.loss) for gap in gaps if gap is not None and math.isfinite(gap.loss)]:
             sums["loss_gap"] = (sum(known), float(len(known)), sum(each * each for each in known))
-        scalars: dict[str, float | None] = (
-            {} if update.learning_rate is None else {"learning_rate": update.learning_rate}
-        )
+        known_scalars = {"learning_rate": update.learning_rate, "grad_norm": update.grad_norm}
+        scalars: dict[str, float | None] = {name: value for name, value in known_scalars.items() if value is not None}
         self._writer.add_metrics(
             [MetricsLine(**head, attempt=self._writer.attempt, captured=captured, sums=sums, scalars=scalars)]
         )
         if captured:
+            several = len({m.rank for m in update.micro_batches}) > 1
             line = {
                 **head,
                 "accumulation_steps": update.accumulation_steps,
                 "data_parallel_size": update.data_parallel_size,
                 "length_constant": update.length_constant,
                 "micro_batches": [
-                    _micro_batch_line(m, live[m.rollout], gap)
+                    _micro_batch_line(m, live[m.rollout], gap, m.rank if several else None)
                     for m, gap in zip(update.micro_batches, gaps, strict=True)
                 ],
             }
@@ -416,17 +418,19 @@ def count(item: Item) -> dict[str, int]:
     }
 
 
-def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout, gap: Gap | None) -> MicroBatchLine:
+def _micro_batch_line(
+    micro_batch: CapturedMicroBatch, rollout: CapturedRollout, gap: Gap | None, rank: int | None
+) -> MicroBatchLine:
+    """`rank`: the data-parallel one, where the record holds the passes of several."""
     reconciled = {} if gap is None else {"loss_gap": gap.loss, "loss_tolerance": gap.tolerance, "token_gap": gap.token}
-    counted_bT = rollout.mask_BT[micro_batch.rows_b].astype(bool)
-    counted_b = counted_bT.any(1)
+    counts = counts_of(micro_batch, rollout)
     return MicroBatchLine(
         rollout=micro_batch.rollout,
-        rows=len(micro_batch.rows_b),
-        tokens=int(counted_bT.sum()),
-        width=min(micro_batch.channels["log_probs"].shape[1], counted_bT.shape[1]),
-        counted_rows=int(counted_b.sum()),
-        groups=len(np.unique(np.asarray(rollout.group_B)[micro_batch.rows_b][counted_b])),
+        rows=counts.rows,
+        tokens=counts.tokens,
+        width=counts.width,
+        counted_rows=counts.counted_rows,
+        groups=counts.groups,
         loss=micro_batch.loss,
         num_items_in_batch=micro_batch.num_items_in_batch,
         entropy_coef=micro_batch.entropy_coef,
@@ -435,5 +439,6 @@ def _micro_batch_line(micro_batch: CapturedMicroBatch, rollout: CapturedRollout,
         dtype=micro_batch.dtype,
         update_tokens=micro_batch.update_tokens,
         update_rows=micro_batch.update_rows,
+        data_parallel_rank=rank,
         **reconciled,
     )

@@ -1,18 +1,25 @@
 """A bundle that several ranks wrote: what each says of itself, and what one has and another lacks."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import records
 from bundle.builder import Builder, attempt, response, token
 
+from unipo_hooks import algorithms, evaluate
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.reader import open_bundle
 from unipo_hooks.bundle.verify import verify
 from unipo_hooks.errors import BundleError
+from unipo_hooks.objective.inputs import Batch, Normalisers
+from unipo_hooks.objective.recorded import as_recorded
+from unipo_hooks.record import CapturedMicroBatch
 from unipo_hooks.recorder import Recorder
 
+SPEC = algorithms.get("dapo.verl")
 CREATED = "2026-01-01T00:00:00Z"
 
 
@@ -178,3 +185,65 @@ def test_a_rank_never_writes_into_another_run(tmp_path, left):
     with pytest.raises(BundleError, match="another run of rank 1|a run that has ended"):
         started(tmp_path / "old", 1, joined)
     assert (other.path / layout.index_name(1)).read_bytes() == before
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_loss_of_an_update_adds_up_whichever_way_its_ranks_write(tmp_path, together):
+    """One record of two data-parallel ranks, or an index each: Σ losses ÷ ranks, and the same weight of every token."""
+    of = records.rollout(rows=16)
+    random = np.random.default_rng(7)
+    log_probs_BT = -random.random((16, 6), np.float32)
+    losses, rows = [0.5, -0.25, 1.0, 2.0], np.array_split(np.arange(16), 4)
+
+    def passes(offset):
+        return [
+            CapturedMicroBatch(
+                rollout=0,
+                rows_b=part - offset,
+                channels={"log_probs": log_probs_BT[part]},
+                loss=loss,
+                update_tokens=float(of.mask_BT.sum()) / 2,
+                rank=number // 2 if together else 0,
+            )
+            for number, (part, loss) in enumerate(zip(rows, losses, strict=True))
+            if together or number // 2 == offset // 8
+        ]
+
+    recorders = []
+    for rank in range(1 if together else 2):
+        own = slice(None) if together else slice(8 * rank, 8 * rank + 8)
+        names = ("group_B", "ids_BT", "length_B", "mask_BT", "reward_B", "prompts", "reward_components_BK")
+        share = dataclasses.replace(
+            of,
+            **{name: getattr(of, name)[own] for name in names},
+            channels={name: values[own] for name, values in of.channels.items()},
+        )
+        run = records.run_info(rank=rank, ranks=1 if together else 2, algorithm=SPEC)
+        joined = recorders[0].start if recorders else None
+        recorders.append(Recorder(tmp_path / "run", run, strict=True, joined=joined))
+        recorders[-1].rollout(share)
+        made = records.update(0, share, data_parallel_size=2)
+        recorders[-1].update(dataclasses.replace(made, micro_batches=passes(8 * rank)))
+    for recorder in recorders:
+        recorder.close()
+    bundle = open_bundle(recorder.path)
+    (line,) = bundle.updates().to_pylist()
+    assert sum(part["loss"] for part in line["micro_batches"]) / line["data_parallel_size"] == 1.625
+    assert bundle.metrics()["policy_loss"].to_pylist() == [1.625]
+    assert [part["data_parallel_rank"] for part in line["micro_batches"]] == ([0, 0, 1, 1] if together else [None] * 4)
+    worst = 0.0
+    for number, part in enumerate(bundle.micro_batches(0)):
+        evaluation = evaluate(as_recorded(SPEC, part.batch.arrays), part.batch)
+        whole = Batch(
+            log_probs=log_probs_BT,
+            mask=of.mask_BT,
+            group=of.group_B,
+            reward=of.reward_B,
+            **of.channels,
+            normalisers=Normalisers(tokens=float(of.mask_BT.sum()) / 2, data_parallel_size=2),
+        )
+        expected = evaluate(as_recorded(SPEC, whole.arrays), whole).gradient_weight[rows[number]]
+        found = evaluation.gradient_weight
+        worst = max(worst, float(np.abs(found - expected[:, : found.shape[1]]).max()))
+    print("largest error", worst)
+    assert worst < 1e-9

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from records import rollout, run_info, update
+from records import handing_over, rollout, run_info, update, without
 from viewer.analysing import NO_KL, SPEC, WhatIfs, asked, compared, question, recorded_run
 from viewer.pages import SMOLLM2
 
-from unipo_hooks import CapturePolicy, Recorder
+from unipo_hooks import CapturePolicy, Recorder, algorithms, evaluate
+from unipo_hooks.objective.recorded import as_recorded, batch_of
 
 WHAT_IFS: WhatIfs = [
     ("grpo", NO_KL),
@@ -120,3 +121,58 @@ def test_groups_over_ranks_and_updates_over_rollouts_are_as_in_python(analysis: 
         "rank 0, forward pass 1",
         "rank 1, forward pass 1",
     ]
+
+
+@pytest.mark.parametrize("groups", [(0, 1, 2, 3), (1, 2)])
+@pytest.mark.parametrize("name", ["ppo.verl", "gspo.verl", "gmpo.verl", "dr_grpo.verl"])
+def test_of_a_record_of_several_data_parallel_ranks_every_token_is_as_in_python(
+    analysis: Path, tmp_path: Path, name: str, groups: tuple[int, ...]
+) -> None:
+    """Advantages and rewards of tokens, holes in the mask, and groups whose tokens never left their worker."""
+    spec = algorithms.get(name)
+    of = rollout(rows=16)
+    random = np.random.default_rng(11)
+    mask_BT = of.mask_BT & (random.random(of.mask_BT.shape) > 0.2)
+    channels = {n: random.normal(size=mask_BT.shape) for n in ("advantages", "values", "returns", "rewards")}
+    given = {n: np.where(mask_BT, values, 0).astype(np.float32) for n, values in channels.items()}
+    of = replace(of, mask_BT=mask_BT, channels={"old_log_probs": of.channels["old_log_probs"], **given})
+    made = update(0, of, micro_batches=4, data_parallel_size=2)
+    shared = {"update_tokens": float(mask_BT.sum()) / 2, "update_rows": 8.0}
+    parts = [replace(part, rank=number % 2, **shared) for number, part in enumerate(made.micro_batches)]
+    batches = [batch_of(part, of, made) for part in parts]
+    losses = [evaluate(as_recorded(spec, batch.arrays), batch).loss for batch in batches]
+    made = replace(made, micro_batches=[replace(p, loss=loss) for p, loss in zip(parts, losses, strict=True)])
+    run = run_info(algorithm=spec)
+    if len(groups) < 4:
+        made, of = handing_over(made, of, groups, run, spec), without(of, groups)
+    recorder = Recorder(tmp_path / "run", run, strict=True)
+    recorder.rollout(of)
+    recorder.update(made)
+    recorder.close()
+    worst = compared(analysis, recorder.path, [0], [("dr_grpo", {}), ("rloo_verl", {})])
+    print(f"largest relative error {worst:.1e}")
+    assert worst <= 1e-12
+    (answer,) = asked(analysis, [question(recorder.path, 0, [])])
+    own = answer["answers"][0]
+    assert own["whole"] is (len(groups) == 4)
+    if own["whole"]:
+        assert own["loss"] == pytest.approx(sum(losses) / 2, abs=1e-12)
+        names = [row["name"] for row in answer["reconciled"]["rows"]]
+        assert names == [f"rank {number % 2}, forward pass {number + 1}" for number in range(4)]
+    assert answer["reconciled"]["status"] == "reproduced"
+
+
+def test_what_a_critic_would_have_made_of_token_rewards_is_as_in_python(analysis: Path, tmp_path: Path) -> None:
+    """Generalised advantages on values and rewards of tokens, where the run took others."""
+    random = np.random.default_rng(13)
+    of = rollout(rows=12)
+    mask_BT = of.mask_BT & (random.random(of.mask_BT.shape) > 0.2)
+    given = {n: random.normal(size=mask_BT.shape).astype(np.float32) for n in ("advantages", "values", "rewards")}
+    of = replace(of, mask_BT=mask_BT, channels={"old_log_probs": of.channels["old_log_probs"], **given})
+    recorder = Recorder(tmp_path / "run", run_info(algorithm=algorithms.get("grpo.verl")), strict=True)
+    recorder.rollout(of)
+    recorder.update(update(0, of))
+    recorder.close()
+    worst = compared(analysis, recorder.path, [0], [("ppo.verl", {}), ("ppo", {})])
+    print(f"largest relative error {worst:.1e}")
+    assert worst <= 1e-12

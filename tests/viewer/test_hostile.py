@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -121,6 +122,7 @@ def hostile(tmp_path: Path) -> Path:
         mask_BT=np.ones((4, n)),
         ids_BT=np.stack([np.roll(np.arange(n), row) for row in range(4)]),
         prompts=[np.arange(n)] * 4,
+        labels={SCRIPT: [IMAGE, HUGE, "\u202egnp.exe", None], "__proto__": [1, None, 2.5, math.inf], HUGE: TEXTS[:4]},
     )
 
 

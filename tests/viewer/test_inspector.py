@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from records import handing_over, rollout, run_info, update, without
 from viewer.conftest import OpenPage
-from viewer.pages import SMOLLM2, assert_shows, card, colours, open_update, ready, served, text_of, written
+from viewer.pages import SMOLLM2, assert_shows, card, colours, open_group, open_update, ready, served, text_of, written
 
-from unipo_hooks import evaluate, open_bundle
+from unipo_hooks import Recorder, algorithms, evaluate, open_bundle
 
 STEP = "[data-pane=step]"
 
@@ -423,3 +424,51 @@ def test_on_a_phone_the_first_token_is_in_the_upper_half(new_page: OpenPage) -> 
         page.select_option("[data-testid=sort]", "order")
         page.click("[data-testid=rendered]")
         expect(page.locator("[data-testid=rendered-text]").first).to_be_visible()
+
+
+def test_what_a_trainer_says_of_a_response_stands_with_it_and_of_all_of_them_once(
+    new_page: OpenPage, tmp_path: Path
+) -> None:
+    labels = {
+        "uid": [f"prompt-{row // 4}" for row in range(8)],
+        "max_global_steps": [*range(7), None],
+        "<i>said</i>": ["x" * 1000] * 8,
+    }
+    page = new_page()
+    with served(written(tmp_path / "run", updates=1, labels=labels)) as url:
+        page.goto(url)
+        for group in (0, 1):
+            open_group(page, 0, group)
+            shared = page.locator("[data-testid=labels]").first
+            expect(shared).to_contain_text(f"prompt-{group}")
+            assert text_of(shared) == f"uid prompt-{group} <i>said</i> {'x' * 23}…"
+            for response in page.locator("[data-testid=response]").all():
+                row = row_of(response)
+                own = response.locator("[data-testid=labels]")
+                expect(own).to_have_text([] if row == 7 else [f"max_global_steps {row}"])
+            expect(page.locator("[data-testid=labels] i")).to_have_count(0)
+
+
+def test_a_group_that_never_left_its_worker_has_its_rewards_and_says_what_is_not_there(
+    new_page: OpenPage, tmp_path: Path
+) -> None:
+    spec = algorithms.get("grpo.trl")
+    of, run = rollout(labels={"uid": [f"prompt-{row // 4}" for row in range(8)]}), run_info(algorithm=spec)
+    recorder = Recorder(tmp_path / "run", run, strict=True)
+    recorder.rollout(without(of, (0,)))
+    recorder.update(handing_over(update(0, of, micro_batches=2), of, (0,), run))
+    recorder.close()
+    page = new_page()
+    with served(recorder.path) as url:
+        page.goto(url)
+        ready(page)
+        gone = page.locator("[data-testid=group-card][data-group='0.1']")
+        expect(gone).to_contain_text("(prompt not kept)")
+        gone.click()
+        responses = page.locator("[data-testid=response]")
+        expect(responses).to_have_count(4)
+        expect(page.locator(STEP)).to_contain_text("The prompt was not kept.")
+        expect(page.locator(f"{STEP} [data-testid=labels]").first).to_have_text("uid prompt-1")
+        for response in responses.all():
+            expect(response).to_contain_text("Tokens not kept.")
+            assert_shows(text_of(response.get_by_test_id("reward")), float(of.reward_B[row_of(response)]))

@@ -17,7 +17,7 @@ from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.check_lines import TABLES_OF, WrittenLine
 from unipo_hooks.bundle.faults import Report
 from unipo_hooks.bundle.files import one_line, reason
-from unipo_hooks.bundle.tables import COLUMNS, TEXT, span_of
+from unipo_hooks.bundle.tables import COLUMNS, TEXT, is_number, is_text, span_of
 from unipo_hooks.schema import Manifest, RolloutLine, UpdateLine
 
 Columns = dict[str, NDArray[Any]]
@@ -84,6 +84,7 @@ class Segments:
         usable = [n for n in others if self._column(path, table, data, n) and pa.types.is_floating(data[n].type)]
         if table == layout.RESPONSES:
             self._components(path, data.column_names)
+            self._labels(path, data.schema)
         return _numpy(data, table, usable) if all(sound) else None
 
     def _column(self, path: str, table: str, data: pa.Table, name: str) -> bool:
@@ -101,6 +102,11 @@ class Segments:
             self._report.fault(path, None, f"column {name} has {column.null_count} nulls")
             return False
         return True
+
+    def _labels(self, path: str, schema: pa.Schema) -> None:
+        for field in schema:
+            if field.name.startswith(layout.LABEL) and not (is_text(field.type) or is_number(field.type)):
+                self._report.fault(path, None, f"column {field.name} is {field.type}, neither text nor a number")
 
     def _components(self, path: str, names: list[str]) -> None:
         if self._manifest is None:
@@ -130,8 +136,7 @@ def _type(table: str, name: str) -> pa.DataType | None:
 def _alike(found: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether a type is of the wanted one's family: width and encoding are the writer's choice."""
     if wanted == TEXT:
-        kind = found.value_type if pa.types.is_dictionary(found) else found
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+        return is_text(found)
     tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     return any(test(found) and test(wanted) for test in tests)
 

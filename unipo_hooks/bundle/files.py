@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from unipo_hooks.bundle import layout
-from unipo_hooks.bundle.tables import STR, TEXT
+from unipo_hooks.bundle.tables import DOUBLE, STR, TEXT, is_number, is_text
 from unipo_hooks.errors import BundleError
 from unipo_hooks.schema import FORMAT, VERSION, LogLine, Manifest, MetricsLine, RolloutLine, UpdateLine
 
@@ -56,7 +56,10 @@ class Files:
     def rows(
         self, segment: str, table: str, spans: Sequence[tuple[int, int]], columns: Mapping[str, pa.DataType]
     ) -> list[pa.Table]:
-        """The row ranges `spans` of a segment's table: those of `columns` that it has, in their types."""
+        """The row ranges `spans` of a segment's table: those of `columns` that it has, in their types.
+
+        `layout.LABEL` among them stands for every label there is, text or a number.
+        """
         path = self.root / layout.segment_path(segment, table)
         key = (segment, table, *columns)
         data = self._recent.get(key)
@@ -77,6 +80,8 @@ class Files:
             missing = [c for c in layout.REQUIRED_COLUMNS[table] if c in columns and c not in there]
             if missing:
                 raise BundleError(f"{path} lacks the column {missing[0]}; {validate_hint(self.root)}")
+            if layout.LABEL in columns:
+                columns = {**columns, **_labels(metadata.schema.to_arrow_schema())}
             text = [name for name, kind in columns.items() if kind == TEXT and name in there]
             with pq.ParquetFile(path, metadata=metadata, read_dictionary=text) as file:
                 data = file.read([column for column in columns if column in there])
@@ -218,6 +223,16 @@ def validate_hint(root: Path) -> str:
 def validate_command(root: Path | str) -> str:
     """The command that names every fault of a bundle."""
     return f"unipo-hooks validate {root}"
+
+
+def _labels(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """The labels of a file and the types they are given; one that is neither text nor a number is left out."""
+    labels = [field for field in schema if field.name.startswith(layout.LABEL)]
+    return {
+        field.name: TEXT if is_text(field.type) else DOUBLE
+        for field in labels
+        if is_text(field.type) or is_number(field.type)
+    }
 
 
 def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

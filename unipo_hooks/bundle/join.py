@@ -27,6 +27,7 @@ from unipo_hooks.bundle.tables import (
     facts,
     find,
     ints,
+    labels_alike,
     pair_key,
     runs,
     span_of,
@@ -138,7 +139,7 @@ class Rows:
         """Rows of the items in a table, in the order of the items, and for each the number of its item."""
         columns = dict(COLUMNS[table])
         if table == layout.RESPONSES:
-            columns.update(dict.fromkeys(self._components, FLOAT))
+            columns.update(dict.fromkeys([*self._components, layout.LABEL], FLOAT))
         if only is not None:
             columns = {name: columns[name] for name in only}
         spans = [span_of(item.line, table) for item in items]
@@ -152,9 +153,10 @@ class Rows:
             parts.update(zip(numbers, self._files.rows(segment, table, ranges, columns), strict=True))
         required = [(name, kind) for name, kind in columns.items() if name in layout.REQUIRED_COLUMNS[table]]
         together = [parts[number] for number in sorted(parts)] or [pa.schema(required).empty_table()]
-        rows = pa.concat_tables(together, promote_options="default")
+        rows = pa.concat_tables(labels_alike(together), promote_options="default")
         there = set(rows.column_names)
-        rows = rows.select([name for name in columns if name in there])
+        labels = [name for name in rows.column_names if name.startswith(layout.LABEL)]
+        rows = rows.select([name for name in columns if name in there and name not in labels] + labels)
         owner = np.repeat(np.arange(len(items)), [max(end - start, 0) for start, end in spans])
         return rows.unify_dictionaries().combine_chunks(), owner
 

@@ -42,9 +42,10 @@ REQUIRED_COLUMNS: dict[str, tuple[str, ...]] = {
 
 `responses`: `group` is the prompt group, numbered over all ranks; `prompt` what the model saw, decoded; `messages` the
 conversation as JSON where there is one; `length` in tokens, `counted` those that count in the loss; `kept` whether its
-tokens were kept; `reward`, and `reward_components.N` for the reward function named `reward_names[N]` in the manifest.
+tokens were kept; `reward`, and `reward_components.N` for the reward function named `reward_names[N]` in the manifest;
+`labels.NAME` what the trainer says of a response under that name, text or a float64, null or NaN where it says nothing.
 `micro_batch` numbers the forward passes of an update. `update_responses`: `log_ratio_sum` and `token_kl_sum` are sums
-over the tokens that count.
+over the tokens that count; NaN for a response whose tokens were never handed over.
 """
 
 _SEGMENT = re.compile(r"r(\d+)-(\d{6,})")
@@ -88,6 +89,10 @@ def segment_path(segment: str, table: str) -> str:
 
 COMPONENT = "reward_components."
 """What the columns of the reward functions begin with."""
+
+
+LABEL = "labels."
+"""What the columns of what a trainer says of a response begin with; its own name for it follows."""
 
 
 def component_column(number: int) -> str:

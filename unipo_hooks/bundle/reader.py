@@ -219,7 +219,8 @@ class Bundle:
         """A row a response of the captured rollouts, whether its tokens were stored or not.
 
         Columns rank, attempt, kind, rollout, step, row, group, prompt, length and counted (tokens), kept, reward, and
-        where known messages (JSON), reward_components.N (of `manifest.reward_names[N]`), advantages, is_weights.
+        where known messages (JSON), reward_components.N (of `manifest.reward_names[N]`), advantages, is_weights, and
+        labels.NAME: what the trainer says of the response under that name, text or a float64.
 
         With `update` (one number or several): those it trained on, once for each of its micro-batches, in their order,
         with update, its step, micro_batch, update_counted (tokens), log_ratio_sum and token_kl_sum (nats, over the

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -48,6 +49,9 @@ def rollout_rows(
         responses["messages"] = pa.array(rollout.messages, pa.string())
     for number, component_B in enumerate(rollout.reward_components_BK.T):
         responses[layout.component_column(number)] = component_B.astype(np.float32)
+    for name, label_B in rollout.labels.items():
+        if any(label is not None for label in label_B):
+            responses[layout.LABEL + name] = _label(label_B)
     tokens: Columns = {
         **_keys(valid, kind=rollout.kind, rollout=rollout.rollout, row=np.arange(rows)),
         "ids": rollout.ids_BT[valid].astype(np.int32),
@@ -73,21 +77,21 @@ def update_rows(
         if micro_batch.rollout not in kept:
             continue
         rollout = rollouts[micro_batch.rollout]
-        rows_b = micro_batch.rows_b
+        rows_b, all_b = micro_batch.rows_b, micro_batch.all_rows_b
         log_ratio, counted = log_ratios(micro_batch, rollout)
         responses: Columns = {
-            "kind": _constant(update.kind, len(rows_b)),
-            "update": np.full(len(rows_b), update.update, np.int32),
-            "rollout": np.full(len(rows_b), micro_batch.rollout, np.int32),
-            "row": rows_b.astype(np.int32),
-            "micro_batch": np.full(len(rows_b), number, np.int32),
-            "counted": rollout.mask_BT[rows_b].astype(bool).sum(1).astype(np.int32),
-            "log_ratio_sum": log_ratio.sum(1).astype(np.float32),
+            "kind": _constant(update.kind, len(all_b)),
+            "update": np.full(len(all_b), update.update, np.int32),
+            "rollout": np.full(len(all_b), micro_batch.rollout, np.int32),
+            "row": all_b.astype(np.int32),
+            "micro_batch": np.full(len(all_b), number, np.int32),
+            "counted": rollout.mask_BT[all_b].astype(bool).sum(1).astype(np.int32),
+            "log_ratio_sum": _of_all(log_ratio.sum(1), len(all_b)),
         }
         token_kl = micro_batch.channels.get("token_kl")
         if token_kl is not None:
             kl = np.where(counted, token_kl[:, : counted.shape[1]], 0.0)
-            responses["token_kl_sum"] = kl.sum(1).astype(np.float32)
+            responses["token_kl_sum"] = _of_all(kl.sum(1), len(all_b))
         kept_b = kept_rows(rollout.group_B[rows_b], kept[micro_batch.rollout])
         width = micro_batch.channels["log_probs"].shape[1]
         valid = valid_positions(rollout.length_B[rows_b], width) & kept_b[:, None]
@@ -109,6 +113,20 @@ def update_rows(
 def row_count(columns: Columns) -> int:
     """Rows of a table's columns."""
     return len(next(iter(columns.values()))) if columns else 0
+
+
+def _of_all(sums_b: Array, rows: int) -> Array:
+    """A sum of each row that was handed over, then NaN for those left behind."""
+    sums = np.full(rows, np.nan, np.float32)
+    sums[: len(sums_b)] = sums_b
+    return sums
+
+
+def _label(label_B: Sequence[str | int | float | None]) -> Any:
+    """A column of text where any value is, of float64 where all are numbers."""
+    if any(isinstance(label, str) for label in label_B):
+        return pa.array([None if label is None else str(label) for label in label_B], pa.string()).dictionary_encode()
+    return np.array([math.nan if label is None else label for label in label_B], np.float64)
 
 
 def _keys(valid: Array, *, kind: str, row: Array, **numbers: int) -> Columns:
@@ -157,14 +175,17 @@ def _stack(parts: list[Columns]) -> Columns:
 
 
 def stack_column(columns: list[Any], rows: list[int]) -> Any:
-    """One column out of several entries'; where an entry lacks it, NaN (floats), 0 (numbers) or null (text)."""
-    present = next(column for column in columns if column is not None)
-    if isinstance(present, np.ndarray):
-        fill = np.nan if present.dtype.kind == "f" else 0
-        return np.concatenate(
-            [np.full(n, fill, present.dtype) if c is None else c for c, n in zip(columns, rows, strict=True)]
-        )
+    """One column out of several entries'; where an entry lacks it, NaN (floats), 0 (numbers) or null (text).
+
+    A label that is a number in one entry and text in another is text.
+    """
+    present = [column for column in columns if column is not None]
+    if all(isinstance(column, np.ndarray) for column in present):
+        dtype = present[0].dtype
+        fill = np.nan if dtype.kind == "f" else 0
+        return np.concatenate([np.full(n, fill, dtype) if c is None else c for c, n in zip(columns, rows, strict=True)])
     chunks = [
-        pa.nulls(n, pa.string()) if c is None else c.cast(pa.string()) for c, n in zip(columns, rows, strict=True)
+        pa.nulls(n, pa.string()) if c is None else pa.array(c, from_pandas=True).cast(pa.string())
+        for c, n in zip(columns, rows, strict=True)
     ]
     return pa.chunked_array(chunks, pa.string())

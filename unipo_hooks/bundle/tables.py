@@ -23,6 +23,17 @@ INT, LONG, FLOAT, DOUBLE, BOOL, STR = pa.int32(), pa.int64(), pa.float32(), pa.f
 TEXT = pa.dictionary(INT, STR)
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a stored type is text, in whatever encoding."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a stored type is a number, of whatever width."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
 def _fields(*groups: tuple[str, pa.DataType]) -> dict[str, pa.DataType]:
     return {name: kind for names, kind in groups for name in names.split()}
 
@@ -52,7 +63,7 @@ _MICRO_BATCH = _fields(
     ("tokens", LONG),
     ("loss num_items_in_batch entropy_coef entropy_bonus router_loss", DOUBLE),
     ("dtype", STR),
-    ("width counted_rows groups", INT),
+    ("width counted_rows groups data_parallel_rank", INT),
     ("update_tokens update_rows loss_gap loss_tolerance token_gap", DOUBLE),
 )
 ATTEMPTS = _fields(("attempt", INT), ("started ended status", STR), ("first_update", INT))
@@ -227,6 +238,24 @@ def facts(items: Sequence[Item[Entry]], owner: Ints, kind: Kind, number: str) ->
     }
 
 
+def labels_alike(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The tables, a label that is text in one and a number in another being text in all."""
+    texts = {
+        column.name
+        for table in tables
+        for column in table.schema
+        if column.name.startswith(layout.LABEL) and column.type == TEXT
+    }
+    changed = []
+    for table in tables:
+        for number, column in enumerate(table.schema):
+            if column.name in texts and column.type != TEXT:
+                known = pc.if_else(pc.is_finite(table[number]), table[number], None)
+                table = table.set_column(number, column.name, known.cast(STR).dictionary_encode())
+        changed.append(table)
+    return changed
+
+
 def columns_of(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:
     """Columns of a table by name."""
     return {name: table[name] for name in names}
@@ -259,7 +288,9 @@ def finished(table: pa.Table, superseded: bool) -> pa.Table:
     """A table as users get it: NaN for floats that are missing, no helper columns."""
     names = [name for name in table.column_names if name not in ("item", "superseded")]
     columns = columns_of(table, *names, *(["superseded"] if superseded else []))
-    return pa.table({n: c.fill_null(math.nan) if c.type == FLOAT and c.null_count else c for n, c in columns.items()})
+    return pa.table(
+        {n: c.fill_null(math.nan) if c.type in (FLOAT, DOUBLE) and c.null_count else c for n, c in columns.items()}
+    )
 
 
 def table_of(rows: list[dict[str, Any]], columns: Mapping[str, pa.DataType], superseded: bool = False) -> pa.Table:

@@ -20,7 +20,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="See what every update of an RL run did to every token.\n\n"
-    "Add [bold]UnipoCallback('runs/gsm8k')[/bold] to a GRPOTrainer's callbacks and train; then:",
+    "Add [bold]UnipoCallback('runs/gsm8k')[/bold] to a GRPOTrainer's callbacks, or [bold]+unipo.path=runs/gsm8k[/bold] "
+    "to verl's command, and train; then:",
     epilog="Start with [bold]unipo-hooks demo[/bold], or [bold]unipo-hooks view runs/gsm8k[/bold] on a run of yours.",
 )
 

@@ -177,7 +177,7 @@ def _told_apart(responses: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _rows(responses: pa.Table) -> Iterator[dict[str, Any]]:
     """Responses, a dict each; floats as they are written, and only what is."""
-    names = [name for name in responses.column_names if name not in _NOT_WRITTEN]
+    names = [n for n in responses.column_names if n not in _NOT_WRITTEN and not n.startswith(layout.LABEL)]
     columns = [_column(responses.column(name)) for name in names]
     return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 

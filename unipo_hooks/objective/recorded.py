@@ -10,10 +10,10 @@ import numpy as np
 from unipo_hooks.algorithm_spec import AlgorithmSpec, PartUse
 from unipo_hooks.objective.describe import is_own, merged
 from unipo_hooks.objective.inputs import INPUTS, Array, Batch, Normalisers
-from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate
+from unipo_hooks.record import CapturedMicroBatch, CapturedRollout, CapturedUpdate, counts_of
 
-SAMPLER = ("truncated", "banded", "recorded_weight")
-"""Parts that correct for the sampling engine: the trainer's own weights take their place."""
+SAMPLER = ("truncated", "banded")
+"""Parts that compute a correction for the sampling engine: the trainer's own weights take their place."""
 
 TRUNCATED = 2
 """Value of `mask_reason` in a response that was cut off."""
@@ -84,7 +84,23 @@ def batch_of(micro_batch: CapturedMicroBatch, rollout: CapturedRollout, update: 
             accumulation_steps=update.accumulation_steps,
             tokens=micro_batch.update_tokens,
             rows=micro_batch.update_rows,
-            length=update.length_constant,
+            **({"length": update.length_constant} | _whole_pass(micro_batch, rollout, update)),
             data_parallel_size=update.data_parallel_size,
         ),
     )
+
+
+def _whole_pass(
+    micro_batch: CapturedMicroBatch, rollout: CapturedRollout, update: CapturedUpdate
+) -> dict[str, int | None]:
+    """Denominators of a forward pass of which rows were left behind: those of all its rows."""
+    if micro_batch.left_behind is None:
+        return {}
+    counts = counts_of(micro_batch, rollout)
+    return {
+        "length": update.length_constant or counts.width,
+        "micro_batch_tokens": counts.tokens,
+        "micro_batch_rows": counts.rows,
+        "micro_batch_counted_rows": counts.counted_rows,
+        "micro_batch_groups": counts.groups,
+    }

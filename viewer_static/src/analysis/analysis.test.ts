@@ -12,7 +12,7 @@ const OWN = { ...GRPO, parts: { ...GRPO.parts, constraint: [] } };
 
 const LINE: MicroBatchLine = {
   rollout: 0, rows: 4, tokens: 8, loss: 0.25, entropy_coef: null, entropy_bonus: null, router_loss: null, dtype: "float32",
-  update_tokens: 8, update_rows: 4, width: 2, counted_rows: 4, groups: 2, loss_gap: null, loss_tolerance: null,
+  update_tokens: 8, update_rows: 4, width: 2, counted_rows: 4, groups: 2, loss_gap: null, loss_tolerance: null, data_parallel_rank: null,
 };
 
 /** Two groups of two responses with two tokens each, one of the groups without a signal; all in one forward pass. */
@@ -22,7 +22,7 @@ function step(line: Partial<MicroBatchLine> = {}, reward = [1, 0, 1, 1]): Step {
       const row = number * 2 + place;
       const response: StepResponse = {
         key: `0.${row}`, row, length: 2, counted: 2, reward: reward[row]!, components: [], advantage: [1, -1, 0, 0][row]!,
-        isWeight: NaN, trained: true, passes: [],
+        isWeight: NaN, labels: new Map(), trained: true, passes: [],
       };
       const channels = new Map([
         ["log_probs", Float32Array.of(-1, -2)],

@@ -101,8 +101,9 @@ function whyNot(known: Captured, own: Analysis | null, fault: string): string {
 function rowOf(known: Captured, own: Analysis, result: MicroBatchResult): Reconciled["rows"][number] {
   const of = known.microBatches.find((each) => each.rank === result.rank && each.number === result.number)!;
   const name = `forward pass ${result.number + 1}`;
+  const rank = of.line.data_parallel_rank ?? (known.ranks > 1 ? result.rank : null);
   return {
-    name: known.ranks > 1 ? `rank ${result.rank}, ${name}` : name,
+    name: rank === null ? name : `rank ${rank}, ${name}`,
     trainer: result.loss,
     recomputed: recomputedLoss(of, result.evaluation, own.spec),
     gap: result.gap,

@@ -80,6 +80,7 @@ function microBatchLine(value: unknown): MicroBatchLine {
     groups: optional(raw.groups),
     loss_gap: optional(raw.loss_gap),
     loss_tolerance: optional(raw.loss_tolerance),
+    data_parallel_rank: optional(raw.data_parallel_rank),
   };
 }
 

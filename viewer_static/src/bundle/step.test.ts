@@ -27,6 +27,7 @@ const SEGMENTS: Record<string, Tables> = {
       rollout: [0, 0, 0, 0], row: [0, 1, 2, 3], group: [0, 0, 1, 1], prompt: ["p", "p", "q", "q"],
       length: [2, 1, 5, 5], counted: [2, 1, 5, 5], kept: [true, true, false, false],
       reward: Float32Array.of(0.5, 1, 0, 0), "reward_components.0": Float32Array.of(0, 1, 0, 0), advantages: Float32Array.of(-1, 1, 0, 0),
+      "labels.uid": ["a", null, "b", "b"], "labels.max_global_steps": Float64Array.of(3, 4, NaN, 2 ** 40), "labels.__proto__": [1n, 2n, 3n, null],
     },
     rollout_tokens: {
       rollout: [0, 0, 0], row: [0, 0, 1], ids: [5, 6, 7], strings: ["x", "y", "z"], mask: [1, 1, 1],
@@ -60,6 +61,17 @@ const [FIRST] = INDEX.updates.train;
 if (!FIRST) throw new Error("the index holds an update");
 
 describe("loadStep", () => {
+  it("has what the trainer says of a response, and nothing where it says nothing", async () => {
+    const { groups } = await loadStep(FIRST, INDEX, reader(SEGMENTS));
+    const labels = groups.flatMap((group) => group.responses.map((each) => [each.row, [...each.labels]]));
+    expect(labels).toEqual([
+      [1, [["max_global_steps", 4], ["__proto__", 2]]],
+      [0, [["uid", "a"], ["max_global_steps", 3], ["__proto__", 1]]],
+      [2, [["uid", "b"], ["__proto__", 3]]],
+      [3, [["uid", "b"], ["max_global_steps", 2 ** 40]]],
+    ]);
+  });
+
   it("joins rollout and update, best response first, and marks what is not in the update", async () => {
     const step = await loadStep(FIRST, INDEX, reader(SEGMENTS));
     const [kept, dropped] = step.groups;

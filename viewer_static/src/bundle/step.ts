@@ -1,7 +1,7 @@
 /** What one update was made of: its prompt groups, their responses and tokens. The only place that joins tables. */
 import { rolloutKey, type RunIndex } from "./index";
 import { channelsOf, joinTokens, type ResponseTokens, type Run, rolloutTokens, runsOf } from "./join";
-import { type Columns, segmentPath, type SegmentReader, type Table } from "./segments";
+import { type Column, type Columns, segmentPath, type SegmentReader, type Table } from "./segments";
 import { FileError } from "./source";
 import type { CapturedUpdate, Ranked, RolloutLine, Span, UpdateLine } from "./types";
 
@@ -33,6 +33,8 @@ export interface StepResponse {
   advantage: number;
   /** Where the trainer has one sampler correction a response. */
   isWeight: number;
+  /** What the trainer says of it beside its reward, by its own names; without those it says nothing of. */
+  labels: ReadonlyMap<string, string | number>;
   /** Whether the update trained on it. */
   trained: boolean;
   /** At least one; more where the update trained on the response in several micro-batches. */
@@ -180,6 +182,7 @@ async function readRollout(
   const group = required(responses, "group");
   const prompt = responses.columns.get("prompt");
   const kept = responses.columns.get("kept");
+  const named = [...responses.columns].filter(([name]) => name.startsWith(LABEL));
   const value = (name: string, i: number) => toNumber(responses.columns.get(name)?.[i]);
   const groups = new Map<number, StepGroup>();
   for (let i = line.responses[0]; i < line.responses[1]; i++) {
@@ -215,6 +218,7 @@ async function readRollout(
       components: components(responses, i),
       advantage: value("advantages", i),
       isWeight: value("is_weights", i),
+      labels: labels(named, i),
       trained: measured?.responses.has(key) ?? false,
       passes: [],
     };
@@ -251,6 +255,19 @@ function components(responses: Columns, i: number): number[] {
     if (!column) return values;
     values.push(toNumber(column[i]));
   }
+}
+
+/** What the columns of what a trainer says of a response begin with. */
+const LABEL = "labels.";
+
+function labels(columns: readonly (readonly [string, Column])[], i: number): Map<string, string | number> {
+  const found = new Map<string, string | number>();
+  for (const [name, column] of columns) {
+    const value = column[i];
+    const label = typeof value === "string" ? value : toNumber(value);
+    if (!Number.isNaN(label)) found.set(name.slice(LABEL.length), label);
+  }
+  return found;
 }
 
 function finishGroup(group: StepGroup): StepGroup {

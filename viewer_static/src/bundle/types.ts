@@ -100,6 +100,8 @@ export interface MicroBatchLine {
   groups: number | null;
   loss_gap: number | null;
   loss_tolerance: number | null;
+  /** Data-parallel rank that made the pass, where one index holds those of several; `null`: the index's own rank. */
+  data_parallel_rank: number | null;
 }
 
 /** `[sum, count, sum of squares]` of a metric on one rank. */

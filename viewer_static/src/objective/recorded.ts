@@ -3,8 +3,8 @@ import { describePart } from "./registry";
 import { merged } from "./slots";
 import type { AlgorithmSpec, PartUse } from "./types";
 
-/** Parts that correct for the sampling engine: the trainer's own weights take their place. */
-const SAMPLER: ReadonlySet<string> = new Set(["truncated", "banded", "recorded_weight"]);
+/** Parts that compute a correction for the sampling engine: the trainer's own weights take their place. */
+const SAMPLER: ReadonlySet<string> = new Set(["truncated", "banded"]);
 
 /**
  * The algorithm on what the trainer recorded of it, so that it can be recomputed from one micro-batch.

@@ -21,7 +21,7 @@ function reading(spec: AlgorithmSpec, logRatios: readonly number[], row: number,
   const batch = makeBatch({ B, T, arrays: { log_probs, old_log_probs: old, ref_log_probs, values, mask, reward: Float64Array.from(rewards), group: new Float64Array(B) } });
   const evaluation = evaluate(spec, batch);
   const responses: StepResponse[] = rewards.map((reward, b) => {
-    const response: StepResponse = { key: `0.${b}`, row: b, length: T, counted: T, reward, components: [], advantage: NaN, isWeight: NaN, trained: true, passes: [] };
+    const response: StepResponse = { key: `0.${b}`, row: b, length: T, counted: T, reward, components: [], advantage: NaN, isWeight: NaN, labels: new Map(), trained: true, passes: [] };
     const of = (values: Float64Array) => Float32Array.from(values.subarray(b * T, (b + 1) * T));
     const pass: Pass = {
       key: response.key, response, number: 0, measured: { microBatch: 0, logRatioSum: 0, tokenKlSum: 0 },

@@ -19,7 +19,7 @@ function pass(key: string, of: Partial<StepResponse>, strings = ["a", "b", "c", 
     channels: new Map([["log_probs", Float32Array.of(-1, -2, -3, -4)], ["old_log_probs", Float32Array.of(-1.7, -2, -2.3, -4)]]),
   };
   const response: StepResponse = {
-    key, row: Number(key.split(".")[1]), length: 4, counted: 3, reward: 1, components: [], advantage: 1, isWeight: NaN, trained: true, passes: [], ...of,
+    key, row: Number(key.split(".")[1]), length: 4, counted: 3, reward: 1, components: [], advantage: 1, isWeight: NaN, labels: new Map(), trained: true, passes: [], ...of,
   };
   const made: Pass = { key, response, number: 0, measured: { microBatch: 0, logRatioSum: 0, tokenKlSum: NaN }, tokens };
   response.passes = [made];

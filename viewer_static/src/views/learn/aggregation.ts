@@ -79,11 +79,18 @@ function cancels({ analysis }: Scene): boolean {
   return magnitude > 0 && Math.abs(analysis?.loss ?? 0) < magnitude / 100;
 }
 
-/** The trainer's loss of the update, from its forward passes; NaN where one of them did not tell. */
+/** The trainer's loss of the update, the mean over its data-parallel ranks; NaN where a forward pass of theirs did not tell. */
 function trainersLoss({ step }: Scene): number {
+  const ranks = new Set<string>();
   let sum = 0;
-  for (const part of step.update.parts) for (const batch of part.micro_batches) sum += batch.loss ?? NaN;
-  return step.update.parts.length === 1 && step.update.parts[0]?.micro_batches.length ? sum : NaN;
+  for (const part of step.update.parts) {
+    for (const batch of part.micro_batches) {
+      ranks.add(`${part.rank}.${batch.data_parallel_rank ?? 0}`);
+      sum += batch.loss ?? NaN;
+    }
+  }
+  const size = step.update.parts[0]?.data_parallel_size ?? 0;
+  return size > 0 && ranks.size === size ? sum / size : NaN;
 }
 
 /** Tokens and responses that have a weight in the loss. */

@@ -46,7 +46,7 @@ function made(of: Made = {}): { step: Step; manifest: Manifest; metrics: UpdateM
     ]);
     if (reference) channels.set("ref_log_probs", then.map((p) => p - 0.05));
     const response: StepResponse = {
-      key: `0.${row}`, row, length: n, counted: n, reward, components: [reward * 0.75, reward * 0.25], advantage, isWeight: NaN, trained, passes: [],
+      key: `0.${row}`, row, length: n, counted: n, reward, components: [reward * 0.75, reward * 0.25], advantage, isWeight: NaN, labels: new Map(), trained, passes: [],
     };
     const tokens = { n, ids: strings.map((_, t) => t), strings, mask: strings.map(() => 1), reason: null, channels };
     response.passes = [{
@@ -153,6 +153,21 @@ describe("lesson", () => {
     expect(text(other)).toContain("average over all tokens");
     const ratio = lesson(5, scene);
     expect(value(ratio, "ratio")).toBeCloseTo(value(ratio, "p_now") / value(ratio, "p_then"), 10);
+  });
+
+  it("says the trainer's loss as the mean over data-parallel ranks, whichever way they write", () => {
+    const scene = A();
+    const [part] = scene.step.update.parts;
+    const [line] = part?.micro_batches ?? [];
+    if (!part || !line) throw new Error("no forward pass");
+    const told = (parts: (typeof part)[]) => lesson(6, { ...scene, step: { ...scene.step, update: { ...scene.step.update, parts } } });
+    const of = (rank: number | null, loss: number) => ({ ...line, loss, data_parallel_rank: rank });
+    const two = { ...part, data_parallel_size: 2 };
+    const together = told([{ ...two, micro_batches: [of(0, 0.5), of(1, 1), of(0, 0.25), of(1, 0.75)] }]);
+    const apart = told([{ ...two, micro_batches: [of(null, 0.5), of(null, 0.25)] }, { ...two, rank: 1, micro_batches: [of(null, 1), of(null, 0.75)] }]);
+    expect([value(together, "trainer_loss"), value(apart, "trainer_loss")]).toEqual([1.25, 1.25]);
+    const one = told([{ ...two, micro_batches: [of(null, 0.5)] }]); // the other rank wrote nothing
+    expect(text(one)).not.toContain("trainer's own loss");
   });
 
   it("says where its loss is not the trainer's", () => {
