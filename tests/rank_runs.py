@@ -17,6 +17,7 @@ from trl_runs import DATASET, WatchedTrainer, trainer_for
 from unipo_hooks import UnipoCallback
 from unipo_hooks.adapters.trl import callback as callback_module
 from unipo_hooks.adapters.trl import ranks
+from unipo_hooks.bundle import segment
 from unipo_hooks.session import Session
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -215,7 +216,12 @@ BUDGET = 40_000
 def sampled(model, folder, heard):
     """A budget too small for the run: which rollouts are kept is decided on each rank."""
     callbacks = [UnipoCallback(folder / "sampled", strict=True, max_bytes=BUDGET)]
-    return trained(model, folder, heard, cls=GRPOTrainer, callbacks=callbacks, max_steps=40)
+    before = segment.MAX_SECONDS
+    segment.MAX_SECONDS = 3600.0  # on a slow machine the files' own kilobytes would take most of so small a budget
+    try:
+        return trained(model, folder, heard, cls=GRPOTrainer, callbacks=callbacks, max_steps=40)
+    finally:
+        segment.MAX_SECONDS = before
 
 
 CHECKPOINTS = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8}
