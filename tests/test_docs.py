@@ -14,7 +14,7 @@ from unipo_hooks.cli.words import WORDS
 from unipo_hooks.policy import CapturePolicy
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/verl_grpo.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -53,7 +53,15 @@ def test_words_in_the_readme_are_those_of_the_command_line():
 
 def test_settings_in_the_readme_are_those_of_the_policy():
     rows = re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)
-    assert set(CapturePolicy.model_fields) - {"seed"} <= set(rows)
+    assert set(CapturePolicy.model_fields) <= set(rows)
+
+
+@pytest.mark.parametrize("document", ["README.md", "examples/verl_grpo.md"])
+def test_settings_of_verl_in_the_documents_are_those_it_takes(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    said = set(re.findall(r"\+unipo\.(\w+)=", text))
+    assert "path" in said
+    assert said <= {"path", "strict", "on_full", *CapturePolicy.model_fields}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -66,7 +74,7 @@ def test_files_a_document_names_exist(document):
 
 
 def test_make_targets_in_the_documents_exist():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
-        assert set(re.findall(r"`make (\w+)`", text)) <= targets, document
+        assert set(re.findall(r"`make ([\w-]+)`", text)) <= targets, document

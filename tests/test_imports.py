@@ -22,7 +22,7 @@ GROUPS: dict[str, set[str]] = {
     "objective": {"algorithms", "objective"},
     "tools": {"metrics", "policy", "reconcile", "text"},
     "bundle": {"bundle"},
-    "capture": {"recorder", "session", "signals"},
+    "capture": {"aside", "recorder", "session", "signals"},
     "export": {"export"},
     "front": {"cli", "server", "shelf"},
     "notebook": {"notebook"},
@@ -110,9 +110,10 @@ def test_arrows_go_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in SOURCES if ROOT / "adapters" in path.parents], ids=module_name)
 def test_adapters_do_not_know_each_other(path: Path) -> None:
     inside = path.relative_to(ROOT / "adapters").parts
-    own = f"unipo_hooks.adapters.{inside[0]}." if len(inside) > 1 else None
+    shared = tuple(f"unipo_hooks.adapters.{each.stem}" for each in (ROOT / "adapters").glob("*.py"))
+    own = (f"unipo_hooks.adapters.{inside[0]}.",) if len(inside) > 1 else ()
     known = {module for module in imports(path) if module.startswith("unipo_hooks.adapters.")}
-    assert {module for module in known if own is None or not module.startswith(own)} == set()
+    assert {module for module in known if not module.startswith((*own, *shared))} == set()
 
 
 def test_public_names_are_sorted_and_there() -> None:

@@ -22,13 +22,16 @@ TOKENS = (
     "rollout_log_probs",
     "rollout_is_weights",
     "values",
-    "returns",
     "token_level_rewards",
 )
 """What is read of the responses whose tokens are kept."""
 
-EVERYWHERE = ("response_mask", "loss_mask", "rm_scores", "advantages")
+EVERYWHERE = ("response_mask", "rm_scores", "advantages")
 """What is read of every response: metrics are of all of them."""
+
+RETURNS, SAMPLED = "returns", "loss_mask"
+"""Read where they say something: an estimator of one advantage a response has no returns of its own, and tokens the
+policy did not write (0 in SAMPLED) are those that do not count, unless the trainer rejects others."""
 
 PROMPTS = "prompts"
 

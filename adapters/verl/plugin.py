@@ -75,7 +75,7 @@ def _and_then(action: Callable[[ModuleType], None], ours: Callable[[ModuleType],
 
 def _wrap_trainer(module: ModuleType) -> None:
     """Have every trainer that is made of the module's class looked at when it is made."""
-    cls = getattr(module, TRAINERS[module.__name__], None)
+    cls = getattr(module, TRAINERS.get(module.__name__, ""), None)
     if isinstance(cls, type) and cls not in _wrapped:
         _wrapped.add(cls)
         cls.__init__ = _and_attach(cls.__init__)  # type: ignore[misc]
@@ -107,6 +107,8 @@ def _attach(trainer: Any, settings: Any) -> None:
     except ImportError as error:
         missing = f"{error.name} is missing: pip install {error.name}" if error.name else str(error)
         log.warning("unipo-hooks: capture is off: %s. Training goes on.", missing)
+    except Exception as error:  # a verl in which something has moved
+        log.warning("unipo-hooks: capture is off: %s: %s. Training goes on.", type(error).__name__, error)
     else:
         attach(trainer, settings)
 

@@ -19,9 +19,9 @@ import verl
 from tqdm import tqdm
 
 from unipo_hooks.adapters.guard import Guard
-from unipo_hooks.adapters.verl.batches import EVERYWHERE, PROMPTS, TOKENS, Batch, Rows, batch_of
+from unipo_hooks.adapters.verl.batches import EVERYWHERE, PROMPTS, RETURNS, SAMPLED, TOKENS, Batch, Rows, batch_of
 from unipo_hooks.adapters.verl.settings import Plan, Settings, component_keys, estimator_of, rejects, run_info
-from unipo_hooks.adapters.verl.translate import captured_rollout, groups_of, reward_names
+from unipo_hooks.adapters.verl.translate import TOKEN_LEVEL, captured_rollout, groups_of, reward_names
 from unipo_hooks.adapters.verl.worker import Drained, capturing
 from unipo_hooks.adapters.wrap import wrap
 from unipo_hooks.errors import CaptureError
@@ -185,11 +185,13 @@ class Capture:
         handed_over = policy.kept_groups(self._rollout, groups) if self._rollout % policy.every == 0 else []
         keep_B = None if handed_over is None else np.isin(group_B, handed_over)
         kept_b = np.arange(len(group_B)) if keep_B is None else np.flatnonzero(keep_B)
-        prompts = (PROMPTS,) if len(kept_b) else ()
-        labels = batch.labels() if len(kept_b) else {"reward_extra_info": [{}] * len(group_B)}
-        everywhere = batch.read(None, (*EVERYWHERE, *prompts, *(TOKENS if keep_B is None else ())))
-        kept = everywhere if keep_B is None else _read(batch, kept_b)
         config = self._trainer.config
+        estimator = estimator_of(config)
+        of_kept = (*TOKENS, *((RETURNS,) if estimator in TOKEN_LEVEL else ()))
+        of_all = (*EVERYWHERE, *((SAMPLED,) if rejects(config) else ()), *((PROMPTS,) if len(kept_b) else ()))
+        labels = batch.labels() if len(kept_b) else {"reward_extra_info": [{}] * len(group_B)}
+        everywhere = batch.read(None, (*of_all, *(of_kept if keep_B is None else ())))
+        kept = everywhere if keep_B is None else _read(batch, kept_b, of_kept)
         make: Callable[[], CapturedRollout] = partial(
             captured_rollout,
             everywhere,
@@ -202,7 +204,7 @@ class Capture:
             labels=labels,
             uids=batch.uids,
             reward_names=self._names,
-            estimator=estimator_of(config),
+            estimator=estimator,
             rejects=rejects(config),
         )
         self._recorder.rollout(Pending(CapturedRollout, "train", _nbytes(everywhere, kept), make))
@@ -304,10 +306,8 @@ def _check_writable(path: Path) -> None:
         raise CaptureError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
-def _read(batch: Batch, kept_b: Array) -> Rows:
-    if not len(kept_b):
-        return Rows({}, np.empty(0, np.int64), [])
-    return batch.read(kept_b, TOKENS)
+def _read(batch: Batch, kept_b: Array, names: Sequence[str]) -> Rows:
+    return batch.read(kept_b, names) if len(kept_b) else Rows({}, np.empty(0, np.int64), [])
 
 
 def _nbytes(*rows: Rows) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unipo_hooks.adapters.prompts import as_messages
-from unipo_hooks.adapters.verl.batches import Rows
+from unipo_hooks.adapters.verl.batches import SAMPLED, Rows
 from unipo_hooks.adapters.verl.tokens import padded, to_array
 from unipo_hooks.record import Array, CapturedRollout, valid_positions
 
@@ -125,8 +125,8 @@ def advantages_of(advantages_BT: Array, mask_BT: Array, valid_BT: Array, estimat
 
 
 def _sampled(rows: Rows, width: int) -> Array | None:
-    """(B, T) booleans: tokens the policy wrote, where the batch still tells them from those of tools."""
-    mask = rows.tensors.get("loss_mask")
+    """(B, T) booleans: tokens the policy wrote, where they were read and the batch tells them from those of tools."""
+    mask = rows.tensors.get(SAMPLED)
     return None if mask is None else padded(to_array(mask), width, 0).astype(bool)
 
 

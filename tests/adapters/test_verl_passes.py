@@ -12,8 +12,7 @@ from records import run_info
 from unipo_hooks import algorithms
 from unipo_hooks.adapters.verl.passes import micro_batch, of_responses
 from unipo_hooks.adapters.verl.tokens import padded, to_array
-from unipo_hooks.metrics import token_sums
-from unipo_hooks.record import CapturedRollout, valid_positions
+from unipo_hooks.record import valid_positions
 from unipo_hooks.schema import Header
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6)), min_size=1, max_size=6)
