@@ -93,10 +93,11 @@ wheel: $(VIEWER) $(ENVIRONMENT) ## build dist/*.whl; fails without the viewer
 	@$(BIN)/pip --disable-pip-version-check wheel --quiet --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-bench: setup $(CHROMIUM) ## what capture costs on the training thread, what an objective costs, and the viewer
+bench: setup verl $(CHROMIUM) ## what capture costs on the training thread, what an objective costs, and the viewer
 	@$(BIN)/python tests/benchmarks/capture.py
 	@$(BIN)/python tests/benchmarks/objective.py
 	@$(BIN)/python tests/benchmarks/viewer.py
+	@$(VERL_VENV)/bin/python tests/benchmarks/verl_capture.py
 
 schemas: $(ENVIRONMENT) ## write the JSON Schemas anew, after a change to unipo_hooks/schema.py
 	@$(BIN)/python -m unipo_hooks.schemas

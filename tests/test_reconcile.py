@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from records import handing_over, rollout, run_info, update, without
 
-from unipo_hooks import Recorder, algorithms, evaluate, open_bundle
+from unipo_hooks import CapturePolicy, Recorder, algorithms, evaluate, open_bundle
 from unipo_hooks.adapters.verl.algorithm import LOSSES, spec_from_verl
 from unipo_hooks.cli.summary import reconciled
 from unipo_hooks.objective.describe import with_hyper_parameters
@@ -322,6 +322,26 @@ def test_what_a_part_of_the_users_own_computes_is_the_same_where_rows_were_left_
         order = [("row", "ascending"), ("position", "ascending")]
         found.append(tokens.sort_by(order).select(["row", "position", "token_objective", "gradient_weight"]))
     assert found[0].num_rows and found[0] == found[1]
+
+
+def test_why_workers_could_not_recompute_a_loss_is_noted_once_and_capture_goes_on(tmp_path, caplog):
+    of = rollout(rows=16)
+    why = "the KL penalty needs ref_log_probs (the reference policy's): have the trainer compute them"
+    recorder = Recorder(tmp_path / "run", run_info(algorithm=SPEC), CapturePolicy(max_groups=2), strict=True)
+    recorder.rollout(without(of, (1, 2)))
+    for number in range(3):
+        made = handing_over(update(number, of, micro_batches=2), of, (1, 2), run_info())
+        parts = [
+            dataclasses.replace(part, left_behind=dataclasses.replace(part.left_behind, no_gap=why))
+            for part in made.micro_batches
+        ]
+        recorder.update(dataclasses.replace(made, micro_batches=parts))
+    recorder.close()
+    bundle = open_bundle(recorder.path)
+    assert bundle.manifest.algorithm_notes == [f"the loss cannot be recomputed: {why}"]
+    assert caplog.messages == [f"unipo-hooks: the loss cannot be recomputed: {why}"]
+    assert len(bundle.updates()) == 3 and bundle.tokens(2).num_rows
+    assert "loss_gap" not in bundle.metrics().column_names
 
 
 def as_verl(of):

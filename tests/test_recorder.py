@@ -68,6 +68,44 @@ def test_a_full_queue_drops_counts_and_never_holds_up_training(tmp_path, slow_di
     assert longest < 60  # the gate is shut for longer: nothing waited for it
 
 
+def test_what_has_no_bytes_is_never_dropped(tmp_path, slow_disk, caplog):
+    recorder = Recorder(tmp_path / "run", records.run_info(), queue_bytes=1)
+    hand_over(recorder, 0)
+    for number in range(3):
+        recorder.log(number, number + 1, {"seen": float(number)})
+        recorder.rollout(records.rollout(1))  # finds the queue full
+    recorder.expect(7)
+    recorder.missed(5, 1, "the workers lost them")
+    slow_disk.set()
+    recorder.close()
+    said = [json.loads(line) for line in (recorder.path / layout.metrics_name(0)).read_text().splitlines()]
+    assert [line["scalars"]["seen"] for line in said if line["entry"] == "log"] == [0.0, 1.0, 2.0]
+    left = manifest(recorder.path)
+    assert left["header"]["totalSteps"] == 7
+    assert (left["lost"]["updates"], left["lost"]["rollouts"]) == (5, 1 + 3)
+    assert len([message for message in caplog.messages if "slower than the run" in message]) == 1
+
+
+def test_a_flush_makes_durable_what_it_waited_for_though_the_queue_is_full(tmp_path, slow_disk):
+    recorder = Recorder(tmp_path / "run", records.run_info(), queue_bytes=1)
+    hand_over(recorder, 0)
+    threading.Timer(0.5, slow_disk.set).start()
+    assert recorder.flush(60)
+    assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
+    recorder.close()
+
+
+def test_a_flush_while_the_bundle_ends_waits_for_its_end(tmp_path, monkeypatch):
+    original = session.Session.finish
+    monkeypatch.setattr(session.Session, "finish", lambda self: (time.sleep(0.5), original(self))[1])
+    recorder = Recorder(tmp_path / "run", records.run_info())
+    hand_over(recorder, 0)
+    recorder.end()
+    assert recorder.flush(60)
+    assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
+    assert manifest(recorder.path)["status"] == "finished"
+
+
 def test_asked_to_block_a_full_queue_loses_nothing(tmp_path):
     rollouts = [records.rollout(n, rows=64, width=64) for n in range(30)]
     recorder = Recorder(tmp_path / "run", records.run_info(), on_full="block", queue_bytes=rollouts[0].nbytes)
@@ -524,6 +562,7 @@ def interrupted_at(instruction, action):
             raise KeyboardInterrupt
         return trace
 
+    gc.disable()  # what it calls may be hit too, and would keep the interrupt to itself
     sys.settrace(trace)
     try:
         action()
@@ -531,6 +570,7 @@ def interrupted_at(instruction, action):
         assert left <= 0
     finally:
         sys.settrace(None)
+        gc.enable()
     return left <= 0
 
 
@@ -599,6 +639,47 @@ def test_a_record_that_is_being_handed_over_when_the_end_comes_is_written(tmp_pa
     recorder.close()
     assert open_bundle(recorder.path).updates().column("update").to_pylist() == [0]
     assert manifest(recorder.path)["status"] == "interrupted"
+
+
+def test_a_hand_over_that_does_not_end_is_waited_for_once_whatever_is_queued(tmp_path, slow_disk, monkeypatch):
+    monkeypatch.setattr(recorder_module, "HAND_OVER_SECONDS", 1.0)
+    recorder = Recorder(tmp_path / "run", records.run_info())
+    hand_over(recorder, 0)
+    for number in range(60):
+        recorder.log(number, number + 1, {"seen": 1.0})
+    recorder._handing_over = True  # as a thread leaves it that is stopped there
+    recorder.end("interrupted")
+    begin = time.monotonic()
+    slow_disk.set()
+    assert recorder._ends(PATIENCE)
+    took = time.monotonic() - begin
+    print(f"ended after {took:.2f} s")
+    assert 0.9 < took < 30
+    assert len(open_bundle(recorder.path).updates()) == 1
+
+
+def test_what_a_forked_child_hands_over_goes_nowhere_and_holds_it_up_never(tmp_path):
+    code = (
+        "import os, signal, sys, records\n"
+        "from unipo_hooks.recorder import Recorder\n"
+        "recorder = Recorder(sys.argv[1], records.run_info(), on_full='block', queue_bytes=1)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    signal.alarm(30)\n"
+        "of = records.rollout(0)\n"
+        "for number in range(4):\n"
+        "    recorder.rollout(of)\n"
+        "    recorder.update(records.update(number, of))\n"
+        "if not child:\n"
+        "    os._exit(7 if not recorder.flush() and not recorder._queue else 8)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "recorder.close()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == "7\n", done.stderr
+    assert len(open_bundle(tmp_path / "run").updates()) == 4
 
 
 def test_a_handlers_lock_that_ctrl_c_left_taken_costs_a_message_and_never_the_bundle(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unipo_hooks.algorithm_spec import AlgorithmSpec
+from unipo_hooks.errors import UnipoError
 from unipo_hooks.objective.evaluate import Evaluation, evaluate
 from unipo_hooks.objective.inputs import Batch
 from unipo_hooks.objective.recorded import as_recorded, batch_of
@@ -43,12 +44,14 @@ def gap_of(
 ) -> Gap | None:
     """The gap of a micro-batch under the run's algorithm; None where the trainer's loss is not known.
 
-    Where rows of it were left behind it was found there, over all of them. Raises MissingInputError where the algorithm
-    needs what was not captured.
+    Where rows of it were left behind it was found there, over all of them. Raises UnipoError where it could not be, and
+    MissingInputError where the algorithm needs what was not captured.
     """
-    if micro_batch.left_behind is not None:
-        found = micro_batch.left_behind.gap
-        return None if found is None else Gap(*found, token=None)
+    left = micro_batch.left_behind
+    if left is not None:
+        if left.no_gap is not None:
+            raise UnipoError(left.no_gap)
+        return None if left.gap is None else Gap(*left.gap, token=None)
     returned = micro_batch.policy_loss
     if returned is None:
         return None

@@ -36,6 +36,9 @@ class RunInfo:
     """Token ids that stand for a part of an image or the like → what they stand for: `{32000: "image"}`."""
     reward_names: tuple[str, ...] = ()
     """Names of the reward functions, in the order of `reward_components_BK`."""
+    reward_names_found: bool = False
+    """Whether these names were seen in a batch, not set: a bundle that goes on keeps its own, `Recorder.reward_names`.
+    Only for a run that one rank writes."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each of them in the reward; empty where all count the same."""
     ratio_level: Literal["token", "sequence", "product"] = "token"
@@ -52,6 +55,9 @@ class RunInfo:
     """Algorithms the user registered, to go into the bundle."""
     first_update: int = 0
     """The update this start of the trainer begins with: above 0 where it resumes."""
+    steps_before: int | None = None
+    """The trainer's steps before this start, where its settings do not say for sure how many updates these were: a
+    bundle that goes on does, and `Recorder.first_update` is then its."""
     rank: int = 0
     ranks: int = 1
 
@@ -126,6 +132,8 @@ class LeftBehind:
     """Recomputed minus returned loss of the whole pass, and the tolerance for it; None where that is not known."""
     width: int
     """Token positions of the whole pass: those of its widest row, handed over or not."""
+    no_gap: str | None = None
+    """Why the loss of the pass could not be recomputed there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

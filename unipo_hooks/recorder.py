@@ -123,6 +123,16 @@ class Recorder:
         return self._session.earlier
 
     @property
+    def first_update(self) -> int:
+        """The update this start begins with: see `RunInfo.steps_before`."""
+        return self._session.first_update
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """The bundle's, which the components of every rollout follow: see `RunInfo.reward_names_found`."""
+        return self._session.reward_names
+
+    @property
     def lost_updates(self) -> int:
         """Updates that are known not to be in the bundle; complete once it is closed."""
         return self._session.lost_updates + (self._waiting_updates() if self._given_up else 0)
@@ -153,16 +163,20 @@ class Recorder:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was handed over is durable; False where that failed, or `timeout` seconds passed."""
-        self.checkpoint()
-        done = self._wait(lambda: not self._queue, math.inf if timeout is None else timeout)
-        return done and self._session.failure is None
+        if self._forked:  # there is no thread to wait for
+            return False
+        self.checkpoint()  # once this is closing its end is one
+        durable = self._wait(
+            lambda: self._ended or not (self._queue or self._closing), math.inf if timeout is None else timeout
+        )
+        return durable and self._session.failure is None
 
     def end(self, status: Status = "finished", *, within: float = math.inf) -> None:
         """Take no more records: what is queued is written and the attempt ended, without anyone waiting for it.
 
         `within`: seconds after which what is still queued is counted as lost instead. The first status stays.
         """
-        if os.getpid() != self._process:  # a forked worker has the object, not the thread
+        if self._forked:
             return
         if within < math.inf:
             self._deadline = min(self._deadline, time.monotonic() + within)
@@ -178,7 +192,7 @@ class Recorder:
         False where the disk took nothing for `STUCK_SECONDS`: it is not waited for any longer, only until the process
         ends.
         """
-        if os.getpid() != self._process:
+        if self._forked:
             return True
         self.end(status)
         if not self._ends(NOTICE_SECONDS):
@@ -200,6 +214,11 @@ class Recorder:
             raise CaptureError(failure)
         return not self._given_up
 
+    @property
+    def _forked(self) -> bool:
+        """Whether this is a forked worker's copy, which has the object and not the thread."""
+        return os.getpid() != self._process
+
     def _is_at(self, path: str | os.PathLike[str]) -> bool:
         """Whether this writes to `path`, or to one of the names beside it that are taken where it is."""
         wanted = Path(os.path.realpath(path))
@@ -216,6 +235,8 @@ class Recorder:
         return (self._waiting_bytes() >> 20) + 1
 
     def _put(self, item: Item) -> None:
+        if self._forked:
+            return
         if self._strict and self._session.failure is not None:
             raise CaptureError(self._session.failure)
         if self._block:
@@ -243,8 +264,10 @@ class Recorder:
         return self._waiting_bytes() > self._queue_bytes // 2
 
     def _fits(self, item: Item) -> bool:
-        """Whether there is room; beside the record that is being written there is for one, whatever its size."""
-        return len(self._queue) < 2 or self._waiting_bytes() + item.nbytes <= self._queue_bytes
+        """Whether there is room; beside the record that is being written there is for one, whatever its size, and
+        always for what has no bytes.
+        """
+        return not item.nbytes or len(self._queue) < 2 or self._waiting_bytes() + item.nbytes <= self._queue_bytes
 
     def _ends(self, within: float) -> bool:
         """Whether the thread has done its last within these seconds. `Thread.join` forgets how to wait once Ctrl-C
@@ -276,7 +299,7 @@ class Recorder:
             if not (self._queue or self._closing):
                 self._bell.acquire(timeout=1.0)
             closing = self._closing
-            if closing:
+            if closing and not self._queue:  # one more may be on its way
                 self._wait(lambda: not self._handing_over, HAND_OVER_SECONDS)
             item = self._queue[0] if self._queue else None
             last = item is None and closing
@@ -316,7 +339,7 @@ def close_all() -> None:
     What is not written by then is counted as lost, or where the disk does not answer at all, said to be. Exceptions,
     `strict` or not, are past the point where anyone could act on them.
     """
-    _hurry([recorder for recorder in tuple(_live) if recorder._process == os.getpid()])
+    _hurry([recorder for recorder in tuple(_live) if not recorder._forked])
 
 
 def _hurry(recorders: list[Recorder]) -> None:

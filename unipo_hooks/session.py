@@ -96,7 +96,8 @@ class Session:
         """What found the queue full. The training thread counts here, the writing thread only reads."""
         self._reported = dict(self._dropped)
         self._evaluation_bytes = 0.0
-        self.earlier = writer.earlier
+        self.earlier, self.reward_names = writer.earlier, tuple(writer.manifest.reward_names)
+        self.first_update = writer.manifest.attempts[-1].first_update
         self._off = False
         self._earlier_cost, self._lost_earlier = writer.manifest.cost, writer.manifest.lost
         self._hook_seconds = 0.0

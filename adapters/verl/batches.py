@@ -54,6 +54,10 @@ class Batch(Protocol):
     def uids(self) -> Sequence[str]:
         """The prompt each response is of."""
 
+    @property
+    def width(self) -> int | None:
+        """Positions every response is padded to; None where a micro-batch is padded to its own longest."""
+
     def read(self, rows: Array | None, names: Sequence[str]) -> Rows:
         """These rows (all: None), of which response_mask or responses is asked for; what is not there is left out."""
 
@@ -72,7 +76,8 @@ class ProtoBatch:
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
-        self._lengths = batch.batch["attention_mask"][:, -batch.batch["responses"].shape[1] :].sum(1)
+        self.width = int(batch.batch["responses"].shape[1])
+        self._lengths = batch.batch["attention_mask"][:, -self.width :].sum(1)
         self.uids = [str(uid) for uid in batch.non_tensor_batch["uid"]]
 
     def read(self, rows: Array | None, names: Sequence[str]) -> Rows:
@@ -80,9 +85,10 @@ class ProtoBatch:
         chosen = slice(None) if rows is None else torch.as_tensor(rows)
         held = self._batch.batch
         there = set(held.keys()) - {PROMPTS}
-        tensors = {name: held[name][chosen] for name in names if name in there}
+        # Cloned: what is written later is to be what the trainer trains on now.
+        tensors = {name: held[name][chosen].clone() for name in names if name in there}
         if "rm_scores" in names and "rm_scores" not in tensors:
-            tensors["rm_scores"] = held["token_level_scores"][chosen]
+            tensors["rm_scores"] = held["token_level_scores"][chosen].clone()
         prompts: list[torch.Tensor] = []
         if PROMPTS in names:
             width = held[PROMPTS].shape[1]
@@ -102,9 +108,8 @@ class ProtoBatch:
 
     def mark(self, keep_B: Array | None) -> None:
         """See `Batch`."""
-        self._batch.batch[ROW] = torch.arange(len(self.uids))
-        if keep_B is not None:
-            self._batch.batch[KEEP] = torch.as_tensor(keep_B)
+        columns = {ROW: torch.arange(len(self.uids))} | ({} if keep_B is None else {KEEP: torch.as_tensor(keep_B)})
+        self._batch.batch.update(columns)
 
     def unmark(self) -> None:
         """See `Batch`."""
@@ -118,6 +123,7 @@ class QueueBatch:
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
+        self.width = None
         self._real = np.flatnonzero([not tag.get("is_padding", False) for tag in batch.tags])
         self._keys = [batch.keys[row] for row in self._real]
         self.uids = [key.rsplit("_", 2)[0] for key in self._keys]  # {uid}_{session}_{output}

@@ -10,7 +10,8 @@ import numpy as np
 
 from unipo_hooks.adapters.verl.tokens import padded, to_array
 from unipo_hooks.adapters.verl.translate import advantages_of
-from unipo_hooks.errors import UnipoError
+from unipo_hooks.algorithm_spec import AlgorithmSpec
+from unipo_hooks.errors import CaptureError, UnipoError
 from unipo_hooks.metrics import token_sums
 from unipo_hooks.reconcile import gap_of
 from unipo_hooks.record import (
@@ -33,12 +34,14 @@ FIXED = ("response_mask", "old_log_probs", "advantages", "ref_log_prob", "rollou
 """What the loss took of the rollout: read here only where the rows of a pass do not all reach the driver."""
 
 
-def micro_batch(noted: Mapping[str, Any], run: RunInfo, *, rank: int) -> CapturedMicroBatch:
+def micro_batch(noted: Mapping[str, Any], run: RunInfo, *, rank: int, compare: bool) -> CapturedMicroBatch:
     """The record of a pass; its rollout's number is the driver's to give. One of padding alone has no rows.
 
-    Rows that are not kept stay here: their metrics are summed, and the loss of the whole pass is compared, before they
-    are let go of.
+    Rows that are not kept stay here: their metrics are summed and, if asked to `compare`, the loss of the whole pass is
+    computed anew, before they are let go of. Raises CaptureError where the model gave no log-probs.
     """
+    if "log_probs" not in noted:
+        raise CaptureError("the model gives no log-probs to its loss (a distillation alone does not need them)")
     row_b = to_array(noted["rows"]).reshape(-1)
     real_b = row_b >= 0
     prompt_b, length_b = (to_array(lengths) for lengths in noted["lengths"])
@@ -64,7 +67,14 @@ def micro_batch(noted: Mapping[str, Any], run: RunInfo, *, rank: int) -> Capture
     if "keep" not in noted:
         return whole
     fixed = {name: to_array(noted[name])[real_b] for name in FIXED if name in noted}
-    return _sampled(whole, to_array(noted["keep"])[real_b].astype(bool), fixed, length_b[real_b], run, ranks)
+    rollout = _rollout_of(fixed, length_b[real_b], whole.channels["log_probs"].shape[1], _estimator(run))
+    keep_b = to_array(noted["keep"]).reshape(-1)[real_b].astype(bool)
+    left_behind = _left_behind(whole, keep_b, rollout, run)
+    if compare and run.algorithm is not None:
+        length = run.header.hparams.get("loss_scale_factor") or noted["width"]
+        left_behind = replace(left_behind, **_gap(whole, rollout, run.algorithm, int(ranks), length))
+    kept = {name: values[keep_b] for name, values in whole.channels.items()}
+    return replace(whole, rows_b=whole.rows_b[keep_b], channels=kept, left_behind=left_behind)
 
 
 def of_responses(values: Array, prompt_b: Array, length_b: Array) -> Array:
@@ -79,29 +89,19 @@ def of_responses(values: Array, prompt_b: Array, length_b: Array) -> Array:
     return out
 
 
-def _sampled(
-    whole: CapturedMicroBatch, keep_b: Array, fixed: Mapping[str, Array], length_b: Array, run: RunInfo, ranks: float
-) -> CapturedMicroBatch:
-    """The pass without the rows that are not kept."""
-    width = whole.channels["log_probs"].shape[1]
-    here = replace(whole, rows_b=np.arange(len(keep_b)))
-    rollout = _rollout_of(fixed, length_b, width, str(run.header.hparams.get("adv_estimator")))
-    left = replace(here, rows_b=np.flatnonzero(~keep_b), channels=_rows(whole.channels, ~keep_b))
-    return replace(
-        whole,
-        rows_b=whole.rows_b[keep_b],
-        channels=_rows(whole.channels, keep_b),
-        left_behind=LeftBehind(
-            rows_b=whole.rows_b[~keep_b],
-            sums=token_sums(left, rollout, run),
-            gap=_gap(here, rollout, run, ranks),
-            width=width,
-        ),
+def _estimator(run: RunInfo) -> str:
+    return str(run.header.hparams.get("adv_estimator"))
+
+
+def _left_behind(whole: CapturedMicroBatch, keep_b: Array, rollout: CapturedRollout, run: RunInfo) -> LeftBehind:
+    """What there is to say of the rows of a pass that are not kept; `rollout` holds its rows alone."""
+    left = {name: values[~keep_b] for name, values in whole.channels.items()}
+    return LeftBehind(
+        rows_b=whole.rows_b[~keep_b],
+        sums=token_sums(replace(whole, rows_b=np.flatnonzero(~keep_b), channels=left), rollout, run),
+        gap=None,
+        width=whole.channels["log_probs"].shape[1],
     )
-
-
-def _rows(channels: Mapping[str, Array], rows_b: Array) -> dict[str, Array]:
-    return {name: values[rows_b] for name, values in channels.items()}
 
 
 def _rollout_of(fixed: Mapping[str, Array], length_b: Array, width: int, estimator: str) -> CapturedRollout:
@@ -134,20 +134,22 @@ def _rollout_of(fixed: Mapping[str, Array], length_b: Array, width: int, estimat
     )
 
 
-def _gap(whole: CapturedMicroBatch, rollout: CapturedRollout, run: RunInfo, ranks: float) -> tuple[float, float] | None:
-    if run.algorithm is None:
-        return None
+def _gap(
+    whole: CapturedMicroBatch, rollout: CapturedRollout, algorithm: AlgorithmSpec, ranks: int, length: int | None
+) -> dict[str, Any]:
+    """How far the loss of a whole pass is from what is computed anew, or why that is not known."""
+    here = replace(whole, rows_b=np.arange(len(whole.rows_b)))
     update = CapturedUpdate(
         kind="train",
         update=0,
         step=0,
-        micro_batches=[whole],
+        micro_batches=[here],
         is_first_step_after_rollout_phase=False,
-        data_parallel_size=int(ranks),
-        length_constant=run.header.hparams.get("loss_scale_factor"),
+        data_parallel_size=ranks,
+        length_constant=length,
     )
     try:
-        gap = gap_of(run.algorithm, whole, rollout, update)
-    except UnipoError:  # the driver says why, of a pass it has whole
-        return None
-    return None if gap is None else (gap.loss, gap.tolerance)
+        gap = gap_of(algorithm, here, rollout, update)
+    except Exception as error:  # it costs the comparison, as in the driver
+        return {"no_gap": str(error) if isinstance(error, UnipoError) else f"{type(error).__name__}: {error}"}
+    return {} if gap is None else {"gap": (gap.loss, gap.tolerance)}

@@ -11,7 +11,9 @@ import functools
 import importlib.util
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -27,10 +29,19 @@ TRAINERS = {
 OTHER_LAUNCHERS = ("fully_async", "one_step_off", "main_ppo_sync")
 """Parts of the names of verl's commands whose trainers are made in ways of their own."""
 
+NOT_CAPTURED = (
+    "unipo-hooks: runs of this command are not captured; those of python -m verl.trainer.main_ppo are (verl 0.9: "
+    "trainer.v1.trainer_mode sync or colocate_async, and trainer.use_v1=False; 0.7 and 0.8: engine workers). "
+    "Training goes on."
+)
+
 VALUE_HEAD = "AutoModelForCausalLMWithValueHead"
 """What verl imports of TRL wherever TRL is installed, and newer TRLs no longer have."""
 
 log = logging.getLogger("unipo_hooks")
+
+_made: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Trainers that were looked at."""
 
 _wrapped: set[type] = set()
 """Trainers that are looked at: finders that ask one another may load a module under our eyes more than once."""
@@ -49,7 +60,9 @@ class Watcher(MetaPathFinder):
         found = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _and_then(spec.loader.exec_module, _wrap_trainer)  # type: ignore[method-assign]
+            with suppress(AttributeError, TypeError):  # a loader that cannot be told to tell us
+                then = _and_then(spec.loader.exec_module, _wrap_trainer)
+                spec.loader.exec_module = then  # type: ignore[method-assign]
         return spec
 
 
@@ -79,17 +92,34 @@ def _wrap_trainer(module: ModuleType) -> None:
     if isinstance(cls, type) and cls not in _wrapped:
         _wrapped.add(cls)
         cls.__init__ = _and_attach(cls.__init__)  # type: ignore[misc]
+        if hasattr(cls, "_update_actor"):
+            cls._update_actor = _unless_passed_by(cls._update_actor)
 
 
 def _and_attach(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
+        _made.add(self)
         settings = _settings(self)
         if settings is not None:
             _attach(self, settings)
 
     return made
+
+
+def _unless_passed_by(update_actor: Callable[..., Any]) -> Callable[..., Any]:
+    """Say once of a trainer that was made past the class's own `__init__`, as asynchronous ones are: not captured."""
+
+    @functools.wraps(update_actor)
+    def updated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self not in _made:
+            _made.add(self)
+            if _settings(self) is not None:
+                log.warning(NOT_CAPTURED)
+        return update_actor(self, *args, **kwargs)
+
+    return updated
 
 
 def _settings(trainer: Any) -> Any:
@@ -115,12 +145,9 @@ def _attach(trainer: Any, settings: Any) -> None:
 
 def _tell_what_will_fail() -> None:
     """Say in the process of the command what stands in the way: verl's own messages do not lead to the cause."""
-    if any(name in argument for name in OTHER_LAUNCHERS for argument in sys.orig_argv):
-        log.warning(
-            "unipo-hooks: runs of this command are not captured; those of python -m verl.trainer.main_ppo are "
-            "(verl 0.9: trainer.v1.trainer_mode sync, colocate_async or separate_async, and trainer.use_v1=False; "
-            "0.7 and 0.8: engine workers). Training goes on."
-        )
+    command = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
+    if any(name in word for name in OTHER_LAUNCHERS for word in command):
+        log.warning(NOT_CAPTURED)
     if _trl_lacks_value_head():
         log.warning(
             "unipo-hooks: the TRL beside verl has no %s, which verl imports wherever TRL is installed: "
@@ -136,7 +163,7 @@ def _tell_what_will_fail() -> None:
 
 def _lacks_transfer_queue() -> bool:
     """Whether the V1 trainer, the default of verl 0.9, is going to end with an ImportError."""
-    if "trainer.use_v1=False" in (argument.lstrip("+") for argument in sys.argv):
+    if "trainer.use_v1=false" in (argument.lstrip("+").lower() for argument in sys.argv):
         return False
     roots = getattr(sys.modules.get("verl"), "__path__", ())
     has_v1 = any((Path(root) / "trainer" / "ppo" / "v1").is_dir() for root in roots)

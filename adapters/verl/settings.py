@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -41,8 +42,12 @@ class Settings:
         path = settings.pop("path", None)
         if not isinstance(path, str) or not path:
             raise PolicyError("unipo.path is missing: the folder to write to, as in +unipo.path=runs/gsm8k")
+        if re.match(r"[A-Za-z][\w+.-]+:/", path):
+            raise PolicyError(f"{path} is an address; bundles are written to local folders, to be copied from there")
         self.path = Path(path).expanduser().absolute()
-        self.strict = bool(settings.pop("strict", False))
+        self.strict = settings.pop("strict", False)
+        if not isinstance(self.strict, bool):
+            raise PolicyError(f"unipo.strict is True or False, found {self.strict!r}")
         self.on_full: Literal["drop", "block"] = settings.pop("on_full", "drop")
         if self.on_full not in ("drop", "block"):
             raise PolicyError(f"unipo.on_full is drop or block, found {self.on_full!r}")
@@ -56,6 +61,10 @@ class Plan:
         actor = config.actor_rollout_ref.actor
         mini_batches = -(-config.data.train_batch_size // actor.ppo_mini_batch_size)
         self.updates_a_step = int(mini_batches * actor.ppo_epochs)
+        mode = config.trainer.get("v1", {}).get("trainer_mode") if config.trainer.get("use_v1", False) else None
+        calls = config.trainer.v1.get(mode, {}).get("parameter_sync_step", 1) if mode else 1
+        self.updates_a_batch = max(1, self.updates_a_step // int(calls))
+        """Of one call of `_update_actor`, of which a step of separate_async has several."""
         self._first_step = max(1, int(config.trainer.get("critic_warmup", 0) or 0))
 
     def updates_until(self, step: int) -> int:
@@ -63,7 +72,15 @@ class Plan:
         return max(0, step - self._first_step + 1) * self.updates_a_step
 
 
-def run_info(trainer: Any, *, reward_names: Sequence[str], first_update: int, trained: Plan, strict: bool) -> RunInfo:
+def run_info(
+    trainer: Any,
+    *,
+    reward_names: Sequence[str],
+    reward_names_found: bool,
+    steps_before: int,
+    plan: Plan,
+    strict: bool,
+) -> RunInfo:
     """Everything known of a run before its first rollout.
 
     `strict`: raise where the settings cannot be read, instead of going on without an algorithm.
@@ -80,7 +97,7 @@ def run_info(trainer: Any, *, reward_names: Sequence[str], first_update: int, tr
             dataset=" + ".join(_name(each) for each in _listed(config["data"].get("train_files"))),
             reward_strategy=_reward(config),
             algorithm="unknown" if algorithm is None else algorithm.id.removeprefix("verl.").split(".")[0],
-            totalSteps=trained.updates_until(int(total)) if total else None,
+            totalSteps=plan.updates_until(int(total)) if total else None,
             model_name=model,
             reference_model_name=model if getattr(trainer, "use_reference_policy", False) else None,
             hparams=_hparams(config, actor, rollout),
@@ -94,12 +111,14 @@ def run_info(trainer: Any, *, reward_names: Sequence[str], first_update: int, tr
         decode=decoder(trainer.tokenizer),
         placeholders=placeholders(getattr(trainer, "processor", None)),
         reward_names=tuple(reward_names),
+        reward_names_found=reward_names_found,
         reward_weights=_reward_weights(config, reward_names),
         ratio_level=ratio_level,
         clip_range=clip_range,
         algorithm=algorithm,
         algorithm_notes=notes,
-        first_update=first_update,
+        first_update=plan.updates_until(steps_before),
+        steps_before=steps_before,
     )
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from unipo_hooks.adapters.guard import Guard
 from unipo_hooks.adapters.verl.batches import EVERYWHERE, PROMPTS, RETURNS, SAMPLED, TOKENS, Batch, Rows, batch_of
 from unipo_hooks.adapters.verl.settings import Plan, Settings, component_keys, estimator_of, rejects, run_info
-from unipo_hooks.adapters.verl.translate import TOKEN_LEVEL, captured_rollout, groups_of, reward_names
+from unipo_hooks.adapters.verl.translate import RESPONSE_LEVEL, captured_rollout, groups_of, reward_names
 from unipo_hooks.adapters.verl.worker import Drained, capturing
 from unipo_hooks.adapters.wrap import wrap
 from unipo_hooks.errors import CaptureError
@@ -60,6 +60,8 @@ class Capture:
         self._trained = self._batches = self._handed_over = 0
         """Updates and batches of this start, captured or not; batches that were handed over."""
         self._marked: Batch | None = None
+        self._compare = True
+        """Whether anything is kept of the marked batch, so that its losses are computed anew."""
         self._seconds_told = 0.0
 
     def attach(self) -> None:
@@ -98,7 +100,7 @@ class Capture:
             result = update_actor(batch, *args, **kwargs)
             before = self._update
             self._guard(self._after)
-            self._trained += self._update - before or self._plan.updates_a_step
+            self._trained += self._update - before or self._plan.updates_a_batch
             self._batches += 1
             return result
 
@@ -130,9 +132,11 @@ class Capture:
     def _equip(self) -> None:
         """Have the actor's workers note their forward passes: their class gets ours beside it."""
         mapping = self._trainer.role_worker_mapping
-        for role in mapping:
-            if role.name in ("Actor", "ActorRollout", "ActorRolloutRef"):
-                mapping[role] = ray.remote(capturing(mapping[role].__ray_actor_class__))
+        actors = [role for role in mapping if role.name in ("Actor", "ActorRollout", "ActorRolloutRef")]
+        if not actors:
+            raise CaptureError(f"no actor is among the workers ({', '.join(role.name for role in mapping)})")
+        for role in actors:
+            mapping[role] = ray.remote(capturing(mapping[role].__ray_actor_class__))
 
     def _loaded(self) -> None:
         self._begun_at = int(self._trainer.global_steps)
@@ -152,33 +156,35 @@ class Capture:
             f"unipo-hooks: to see this run, now or later: unipo-hooks view {self._settings.path}", file=sys.stderr
         )
 
-    def _open(self, extras: Sequence[dict[str, Any]]) -> Recorder:
+    def _open(self, extras: Sequence[dict[str, Any]]) -> None:
         """Start the recorder: a new bundle, or where the trainer resumes, on with the old one."""
         trainer, settings = self._trainer, self._settings
         keys = component_keys(trainer.config)
-        self._names = reward_names(extras) if keys is None else keys
-        self._first_update = self._update = self._plan.updates_until(self._begun_at)
         run = run_info(
             trainer,
-            reward_names=self._names,
-            first_update=self._first_update,
-            trained=self._plan,
+            reward_names=reward_names(extras) if keys is None else keys,
+            reward_names_found=keys is None,
+            steps_before=self._begun_at,
+            plan=self._plan,
             strict=settings.strict,
         )
         recorder = Recorder(settings.path, run, settings.policy, strict=settings.strict, on_full=settings.on_full)
+        self._recorder = recorder  # before anything can fail: it is to be closed
+        self._names = recorder.reward_names
+        self._first_update = self._update = recorder.first_update
         self._rollout = recorder.earlier.next_rollout["train"]
         trainer.actor_rollout_wg.unipo_begin(replace(run, decode=str, algorithms=()))
         if recorder.start.attempt > 0:
             told = f"this run goes on in its bundle from update {self._first_update}: unipo-hooks view {recorder.path}"
             tqdm.write(f"unipo-hooks: {told}", file=sys.stderr)
-        return recorder
 
     def _before(self, given: Any) -> None:
         """The batch is complete: hand over its rollout, and mark its rows."""
         self._marked = None
         batch = batch_of(given)
         if self._recorder is None:
-            self._recorder = self._open(batch.labels()["reward_extra_info"])
+            self._open(batch.labels()["reward_extra_info"])
+        assert self._recorder is not None
         group_B = groups_of(batch.uids)
         groups = int(group_B.max(initial=-1)) + 1
         policy = self._settings.policy
@@ -187,7 +193,7 @@ class Capture:
         kept_b = np.arange(len(group_B)) if keep_B is None else np.flatnonzero(keep_B)
         config = self._trainer.config
         estimator = estimator_of(config)
-        of_kept = (*TOKENS, *((RETURNS,) if estimator in TOKEN_LEVEL else ()))
+        of_kept = (*TOKENS, *(() if estimator in RESPONSE_LEVEL else (RETURNS,)))
         of_all = (*EVERYWHERE, *((SAMPLED,) if rejects(config) else ()), *((PROMPTS,) if len(kept_b) else ()))
         labels = batch.labels() if len(kept_b) else {"reward_extra_info": [{}] * len(group_B)}
         everywhere = batch.read(None, (*of_all, *(of_kept if keep_B is None else ())))
@@ -207,10 +213,11 @@ class Capture:
             estimator=estimator,
             rejects=rejects(config),
         )
-        self._recorder.rollout(Pending(CapturedRollout, "train", _nbytes(everywhere, kept), make))
+        said = len(repr(labels))  # texts and conversations, about as long as they will be written
+        self._recorder.rollout(Pending(CapturedRollout, "train", _nbytes(everywhere, kept) + said, make))
         self._handed_over += 1
+        self._marked, self._compare = batch, len(kept_b) > 0
         batch.mark(keep_B)
-        self._marked = batch
 
     def _after(self) -> None:
         """The workers have trained on the batch: have what they noted, and hand it over, an optimizer step each."""
@@ -219,12 +226,12 @@ class Capture:
         if batch is None or recorder is None:
             return
         batch.unmark()
-        given: list[Drained | None] = self._trainer.actor_rollout_wg.unipo_drain()
+        given: list[Drained | None] = self._trainer.actor_rollout_wg.unipo_drain(self._compare)
         ranks = [each for each in given if each is not None]
         if failures := [each.failure for each in ranks if each.failure]:
             raise CaptureError(failures[0])
-        if not ranks or not ranks[0].steps:
-            raise CaptureError("the workers have noted no forward pass of this update")
+        if not any(step.passes for each in ranks for step in each.steps):
+            raise CaptureError("the workers have noted no forward pass: this verl calls its loss in another way")
         seconds = self._guard.seconds + max(each.seconds for each in ranks)
         for number, of_ranks in enumerate(zip_longest(*(each.steps for each in ranks))):
             steps = [step for step in of_ranks if step is not None]
@@ -237,7 +244,7 @@ class Capture:
                 learning_rate=steps[0].learning_rate,
                 grad_norm=steps[0].grad_norm,
                 data_parallel_size=ranks[0].data_parallel_size,
-                length_constant=self._trainer.config.actor_rollout_ref.actor.get("loss_scale_factor", None),
+                length_constant=self._trainer.config.actor_rollout_ref.actor.get("loss_scale_factor") or batch.width,
                 hook_seconds=seconds - self._seconds_told if number == 0 else 0.0,
             )
             recorder.update(update)
@@ -263,6 +270,7 @@ class Capture:
         Tracking.log = getattr(self, "_log_row", Tracking.log)
         recorder, self._recorder = self._recorder, None
         if recorder is None:
+            unwatch(self)
             return
         try:
             missed = self._trained - (self._update - self._first_update)

@@ -24,8 +24,21 @@ CHANNELS = {
 }
 """What is read of tokens → the channel it is."""
 
-TOKEN_LEVEL = ("gae", "reinforce_plus_plus", "optimal_token_baseline", "tir_optimal_token_baseline")
-"""Advantage estimators that give every token an advantage of its own; the others give a response one."""
+RESPONSE_LEVEL = (
+    "grpo",
+    "grpo_vectorized",
+    "grpo_passk",
+    "gdpo",
+    "gpg",
+    "opo",
+    "reinforce_plus_plus_baseline",
+    "rloo",
+    "rloo_vectorized",
+)
+"""Advantage estimators that give a response one advantage; any other may give every token its own."""
+
+SAID = ("data_source", "min_global_steps", "max_global_steps")
+"""What the trainer says of a response: its prompt's source, the weights that sampled its first and its last token."""
 
 TOOL, OTHER = 1, 3
 """Values of `mask_reason` (`channels.MASK_REASONS`)."""
@@ -95,7 +108,7 @@ def captured_rollout(
         reward_B=np.where(valid_BT, of_all("rm_scores"), 0).sum(1).astype(np.float32),
         reward_components_BK=np.stack(components, 1) if components else np.empty((len(length_B), 0), np.float32),
         channels=channels,
-        labels={"uid": list(uids), **_labels(labels, reward_names)},
+        labels={**_labels(labels, reward_names), "uid": list(uids)},
     )
 
 
@@ -116,7 +129,7 @@ def advantages_of(advantages_BT: Array, mask_BT: Array, valid_BT: Array, estimat
 
     verl spreads the one over the tokens that count. A response without any has no share in the loss: 0.
     """
-    if estimator not in TOKEN_LEVEL:
+    if estimator in RESPONSE_LEVEL:
         first_B = np.where(mask_BT.any(1), mask_BT.argmax(1), 0)
         one_B = np.where(mask_BT.any(1), advantages_BT[np.arange(len(first_B)), first_B], 0).astype(np.float32)
         if np.array_equal(np.where(mask_BT, advantages_BT, 0), np.where(mask_BT, one_B[:, None], 0), equal_nan=True):
@@ -143,10 +156,11 @@ def _mask_reason(mask_BT: Array, valid_BT: Array, sampled_BT: Array | None, *, r
 
 def _labels(said: Mapping[str, Sequence[Any]], components: Sequence[str]) -> dict[str, list[Any]]:
     """Texts and numbers said of responses; a name nothing is said under is left out."""
-    found = {name: list(said[name]) for name in ("data_source", "min_global_steps", "max_global_steps") if name in said}
     extras = said["reward_extra_info"]
-    for name in sorted({name for each in extras for name in each} - set(components)):
-        found[name] = [each.get(name) for each in extras]
+    further = sorted({name for each in extras for name in each} - set(components))
+    found = {name: [each.get(name) for each in extras] for name in further}
+    # Last: a reward function's text of the same name is not what the trainer says.
+    found |= {name: list(said[name]) for name in SAID if name in said}
     kept: dict[str, list[Any]] = {}
     for name, values in found.items():
         if all(value is None for value in values):
@@ -171,7 +185,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError):  # keys that are no text, a value that holds itself
+        return str(value)
 
 
 def _listed(prompt: Any) -> Any:

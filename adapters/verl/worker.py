@@ -50,7 +50,7 @@ class Drained:
     steps: list[OptimizerStep]
     data_parallel_size: int
     seconds: float
-    """Time spent here since it was last asked, on the thread that trains."""
+    """Time spent here on the thread that trains, since it was last asked."""
     failure: str | None
     """Why nothing is noted any more."""
 
@@ -69,19 +69,20 @@ class Tap:
         worker.loss_fn = self._around_loss(worker.loss_fn)
         wrap(worker, "train_batch", self._around_step)
 
-    def drain(self) -> Drained:
-        """Everything noted so far, as records; it is forgotten here."""
+    def drain(self, *, compare: bool) -> Drained:
+        """Everything noted so far, as records; it is forgotten here. `compare`: whether losses are computed anew."""
+        seconds, self._told = self._guard.seconds - self._told, self._guard.seconds
         steps, self._steps = self._steps, []
         made: list[OptimizerStep] = []
         rank = self._engine.get_data_parallel_rank()
 
         def make() -> None:
             for step in steps:
-                passes = [micro_batch(copy.wait(), self._run, rank=rank) for copy in step.passes]
+                passes = [micro_batch(copy.wait(), self._run, rank=rank, compare=compare) for copy in step.passes]
                 made.append(OptimizerStep(step.learning_rate, step.grad_norm, passes))
 
         self._guard(make)
-        seconds, self._told = self._guard.seconds - self._told, self._guard.seconds
+        self._told = self._guard.seconds  # the driver, which waits, counts this itself
         failure = self._guard.reason if self._guard.off else None
         return Drained(made, self._engine.get_data_parallel_size(), seconds, failure)
 
@@ -125,6 +126,7 @@ class Tap:
         noted: dict[str, Any] = {
             "rows": data[ROW],
             "lengths": _lengths(data),
+            "width": None if data["responses"].is_nested else data["responses"].shape[1],
             "loss": loss,
             "entropy_coef": self._entropy_coef,
             "entropy_bonus": _last(metrics.get("actor/entropy_loss")),
@@ -152,9 +154,9 @@ class Capture:
             self._tap = Tap(worker, run, float(coefficient))
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def unipo_drain(self) -> Drained | None:
-        """What was noted since the last call; None on a rank that notes nothing."""
-        return None if self._tap is None else self._tap.drain()
+    def unipo_drain(self, compare: bool) -> Drained | None:
+        """What was noted since the last call (see `Tap.drain`); None on a rank that notes nothing."""
+        return None if self._tap is None else self._tap.drain(compare=compare)
 
 
 def capturing(worker: type) -> type:

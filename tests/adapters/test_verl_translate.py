@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipo_hooks.adapters.verl.batches import EVERYWHERE, TOKENS, Rows
+from unipo_hooks.adapters.verl.batches import EVERYWHERE, RETURNS, SAMPLED, TOKENS, Rows
 from unipo_hooks.adapters.verl.translate import (
     CHANNELS,
-    TOKEN_LEVEL,
+    RESPONSE_LEVEL,
     advantages_of,
     captured_rollout,
     groups_of,
@@ -37,7 +37,7 @@ class Responses:
         self.uids = [f"u{random.integers(3)}" for _ in lengths]
         self.sampled = [random.random(n) < 0.8 for n in lengths]  # the rest tools wrote
         self.counted = [row & (random.random(len(row)) < 0.8) for row in self.sampled]  # the rest was rejected
-        of_token = estimator in TOKEN_LEVEL
+        of_token = estimator not in RESPONSE_LEVEL
         self.columns = {
             name: [random.normal(size=n).astype(np.float32) for n in lengths]
             for name in (*CHANNELS, "rm_scores", "advantages")
@@ -89,8 +89,8 @@ class Responses:
             "rejects": False,
         }
         return captured_rollout(
-            self.rows(everyone, EVERYWHERE, padded=padded, prompts=bool(len(kept_b))),
-            self.rows(kept_b, TOKENS, padded=padded, prompts=False) if len(kept_b) else nothing,
+            self.rows(everyone, (*EVERYWHERE, SAMPLED), padded=padded, prompts=bool(len(kept_b))),
+            self.rows(kept_b, (*TOKENS, RETURNS), padded=padded, prompts=False) if len(kept_b) else nothing,
             kept_b,
             **(settings | more),
         )
@@ -170,7 +170,7 @@ def test_an_estimator_that_spreads_one_advantage_gives_one_a_response(lengths, s
         assert advantages[row] == (batch.columns["advantages"][row][mask][0] if mask.any() else 0)
 
 
-@pytest.mark.parametrize("estimator", TOKEN_LEVEL)
+@pytest.mark.parametrize("estimator", ["gae", "reinforce_plus_plus", "optimal_token_baseline", "somebodys_own"])
 def test_an_estimator_of_tokens_keeps_them_apart_even_where_they_are_equal(estimator):
     mask = np.ones((2, 3), bool)
     advantages = np.ones((2, 3), np.float32)

@@ -91,7 +91,7 @@ def around_the_loss(data: TensorDict, *, sampled: bool) -> tuple[float, float, i
         worker.train_batch(data)
         taps.append(tap._guard.seconds - before)
         start = time.perf_counter()
-        drained = tap.drain()
+        drained = tap.drain(compare=True)
         drains.append(time.perf_counter() - start)
         assert drained.failure is None
         [(_, _, [each])] = drained.steps

@@ -74,6 +74,21 @@ def test_a_label_that_is_a_number_here_and_text_there_is_text(tmp_path: Path) ->
     assert [n if n == 2 else None for n in apart.responses(0)["labels.turns"].to_pylist()] == [2] * 7 + [None]
 
 
+def test_a_label_that_no_float_or_no_text_can_hold_is_text_and_costs_nothing(tmp_path: Path) -> None:
+    labels = {
+        "answer": [10**400, 2, None, 0.5, *[1] * 4],
+        "digits": [16**5000, *["few"] * 7],
+        "source": ["\ud800math", *[7] * 7],
+    }
+    bundle = recorded(tmp_path / "run", rollout(0, labels=labels), rollout(1, labels={"answer": [3] * 8}))
+    rows = bundle.responses(0)
+    assert rows["labels.answer"].to_pylist() == ["1" + "0" * 400, "2", None, "0.5", *["1"] * 4]
+    assert rows["labels.digits"].to_pylist() == ["0x1" + "0" * 5000, *["few"] * 7]
+    assert rows["labels.source"].to_pylist() == ["?math", *["7"] * 7]
+    assert bundle.responses()["labels.answer"].to_pylist()[8:] == ["3"] * 8
+    assert [str(fault) for fault in verify(bundle.path)] == []
+
+
 def test_rollouts_without_a_label_have_none_in_its_place(tmp_path: Path) -> None:
     bundle = recorded(tmp_path / "run", rollout(0), rollout(1, labels={"uid": ["a"] * 8, "turns": [1] * 8}))
     rows = bundle.responses()

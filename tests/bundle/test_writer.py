@@ -116,6 +116,58 @@ def test_a_resumed_run_never_goes_on_in_the_bundle_of_another(tmp_path):
     assert other_rewards.path == tmp_path / "run-3"
 
 
+def test_a_resumed_run_whose_reward_names_were_found_goes_on_with_those_of_its_bundle(tmp_path):
+    """A first batch says what its data source does: that of another start may say more, less, or nothing."""
+    found = [("acc", "score"), ("score",), (), ("acc", "format", "score")]
+    for number, names in enumerate(found):
+        run = records.run_info(reward_names=names, reward_names_found=True, first_update=number)
+        recorder = Recorder(tmp_path / "run", run, strict=True)
+        assert recorder.reward_names == found[0]
+        said = np.full((8, 2), number, np.float32)
+        rollout = records.rollout(number, reward_components_BK=said)
+        recorder.rollout(rollout)
+        recorder.update(records.update(number, rollout))
+        recorder.close()
+        assert recorder.path == tmp_path / "run"
+    bundle = open_bundle(tmp_path / "run")
+    assert bundle.manifest.reward_names == list(found[0])
+    assert len(bundle.manifest.attempts) == len(found)
+    rows = bundle.responses()
+    for column in ("reward_components.0", "reward_components.1"):
+        assert rows[column].to_pylist() == [float(n) for n in range(len(found)) for _ in range(8)]
+    assert "reward_components.2" not in rows.column_names
+    assert faults(tmp_path / "run") == []
+
+
+def test_a_resumed_run_that_knows_its_steps_alone_goes_on_at_the_update_its_bundle_had_come_to(tmp_path):
+    """Three updates a step, then one, and never as many as the settings make one think."""
+
+    def trained(first, updates, step_of, **changes):
+        recorder = Recorder(tmp_path / "run", records.run_info(**changes), strict=True)
+        assert recorder.first_update == first
+        rollout = records.rollout(recorder.earlier.next_rollout["train"])
+        recorder.rollout(rollout)
+        for number in updates:
+            recorder.update(records.update(number, rollout, step=step_of(number)))
+        recorder.close()
+        assert recorder.path == tmp_path / "run"
+
+    trained(0, range(9), lambda update: 1 + update // 3)
+    trained(6, range(6, 10), lambda update: 3 + update - 6, steps_before=2, first_update=99)
+    trained(8, range(8, 9), lambda update: 5, steps_before=4, first_update=99)
+    bundle = open_bundle(tmp_path / "run")
+    assert bundle.updates().column("update").to_pylist() == list(range(9))
+    assert bundle.updates().column("step").to_pylist() == [1, 1, 1, 2, 2, 2, 3, 4, 5]
+    assert faults(tmp_path / "run") == []
+
+
+def test_reward_names_that_were_set_are_those_of_the_run(tmp_path):
+    run = records.run_info()
+    recorder = Recorder(tmp_path / "run", run, strict=True)
+    recorder.close()
+    assert recorder.reward_names == run.reward_names
+
+
 def test_a_resumed_run_takes_its_settings_along_and_ends_what_was_killed(tmp_path):
     path = record(tmp_path / "run", [records.rollout(0)])
     manifest = json.loads((path / layout.MANIFEST).read_text())

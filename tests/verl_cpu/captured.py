@@ -14,6 +14,7 @@ import numpy as np
 from unipo_hooks import open_bundle
 from unipo_hooks.bundle.reader import Bundle
 from verl_cpu import witness
+from verl_cpu.plugin import TOOL
 from verl_cpu.runs import Run, main_ppo
 from verl_cpu.settings import CRITIC
 
@@ -107,7 +108,9 @@ SETUPS = {
             "trainer.v1.trainer_mode=colocate_async",
             "algorithm.adv_estimator=rloo",
             f"{ACTOR}policy_loss.loss_mode=cispo",
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={TOOL}",
         ),
+        has=frozenset({"mask_reason"}),
     ),
 }
 

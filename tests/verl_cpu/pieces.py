@@ -31,7 +31,7 @@ from verl.workers.utils.padding import left_right_2_no_padding
 
 from unipo_hooks.adapters.verl.batches import EVERYWHERE, PROMPTS, TOKENS
 from unipo_hooks.adapters.verl.settings import Plan, run_info
-from unipo_hooks.adapters.verl.translate import TOKEN_LEVEL
+from unipo_hooks.adapters.verl.translate import RESPONSE_LEVEL
 from unipo_hooks.record import RunInfo
 
 VOCABULARY = 17
@@ -62,7 +62,8 @@ def info(*overrides: str, reward_names: tuple[str, ...] = (), strict: bool = Tru
     """What is known of a run with these settings; `more`: further attributes of its trainer."""
     trainer = SimpleNamespace(config=composed(*overrides), tokenizer=Characters(), processor=None, **more)
     plan = Plan(trainer.config)
-    return run_info(trainer, reward_names=reward_names, first_update=0, trained=plan, strict=strict)
+    named = {"reward_names": reward_names, "reward_names_found": True}
+    return run_info(trainer, **named, steps_before=0, plan=plan, strict=strict)
 
 
 @cache
@@ -85,7 +86,7 @@ def proto(rows: int = 8, prompt: int = 5, response: int = 7, *, seed: int = 0, e
     ids = random.integers(1, VOCABULARY, attention.shape) * attention
     mask = attention[:, prompt:] * (random.random((rows, response)) < 0.8)
     mask[0] = 0  # a response none of whose tokens counts
-    own = (rows, response if estimator in TOKEN_LEVEL else 1)
+    own = (rows, 1 if estimator in RESPONSE_LEVEL else response)
     tensors = {
         "prompts": ids[:, :prompt],
         "responses": ids[:, prompt:],

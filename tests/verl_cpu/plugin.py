@@ -21,6 +21,9 @@ from verl_cpu.device import pretend_platform, register_platform
 NAME = "transformers_cpu"
 """Of the rollout, and of its agent loop."""
 
+TOOL = f"{NAME}_tool"
+"""Of an agent loop in which a tool answers."""
+
 POLL = 0.05
 """Seconds between two looks into the replay buffer; verl's 2 would be most of a step."""
 
@@ -41,8 +44,8 @@ def _replica(module: ModuleType) -> None:
     module.RolloutReplicaRegistry.register(NAME, load)
 
 
-def _agent(module: ModuleType) -> None:
-    """An agent loop that tells the server which draw a request is."""
+def _agents(module: ModuleType) -> None:
+    """Agent loops that tell the server which draw a request is."""
     import verl_cpu.agent  # noqa: F401
 
 
@@ -107,7 +110,7 @@ def _install() -> None:
         pretend_platform()
     after_import("verl.workers.rollout.base", _rollout)
     after_import("verl.workers.rollout.replica", _replica)
-    after_import("verl.experimental.agent_loop.single_turn_agent_loop", _agent)
+    after_import("verl.experimental.agent_loop.single_turn_agent_loop", _agents)
     after_import("verl.workers.engine.fsdp.transformer_impl", _unpinned)
     after_import("verl.utils.model", _value_head)
     after_import("verl.trainer.ppo.v1.replay_buffer", _replay)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,8 @@ class Run:
     status: int
     """Of the process; negative where a signal ended it."""
     seconds: float
+    left: tuple[int, ...] = ()
+    """Its processes that were there still when all had been cleared away."""
 
     @property
     def numbers(self) -> list[dict[str, float]]:
@@ -106,7 +108,7 @@ def main_ppo(
     with started(folder, *overrides, ranks=ranks, steps=steps, modules=modules, env=env) as process:
         run = process.wait(timeout)
     assert not check or run.status == 0, f"status {run.status} of main_ppo\n{run.output[-6000:]}"
-    return run
+    return replace(run, left=process.left)
 
 
 class started:
@@ -130,6 +132,7 @@ class started:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log, self.metrics = folder, folder / "log", folder / "metrics.jsonl"
         # Not below `folder`: Ray's sockets are there, whose paths must be short.
+        self.left: tuple[int, ...] = ()
         self.ray = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self.mark, self.forked = self.ray.name, self.ray / "pids"
         self.forked.mkdir()
@@ -194,12 +197,17 @@ class started:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        deadline = time.monotonic() + 5  # Ray's processes end with their parent, given a moment
-        while (left := self.pids()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for pid in left:
+        for pid in self._after(5):  # Ray's processes end with their parent, given a moment
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        self.left = self._after(5)
         shutil.rmtree(self.ray, ignore_errors=True)
+
+    def _after(self, seconds: float) -> tuple[int, ...]:
+        """Processes of the run that do not end within some seconds."""
+        deadline = time.monotonic() + seconds
+        while (left := self.pids()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return tuple(left)

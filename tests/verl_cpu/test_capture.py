@@ -23,8 +23,8 @@ from verl_cpu.runs import assets
 
 pytestmark = pytest.mark.slow
 
-SAMPLES, KEPT = 4, 2
-"""Of a prompt; groups whose tokens are kept where not all are."""
+SAMPLES, OF_A_TOOL = 4, 1
+"""Of a prompt; the value of `mask_reason` of a token that the policy did not write."""
 
 
 @pytest.fixture(scope="module", params=SETUPS)
@@ -104,6 +104,24 @@ def test_what_a_rollout_fixes_is_the_drivers_bit_for_bit(run):
                     compared[channel] += int(mask.sum())
     assert set(compared) == {*CHANNELS.values()} & (ALWAYS | run.setup.has)
     print(f"{dict(compared)} values: largest difference {largest}")
+
+
+def test_what_a_tool_wrote_is_a_hole_in_the_mask_and_no_sampler_drew_it(run):
+    holes, rows, counted = 0, 0, 0
+    for (rollout, number), stored in run.tokens.items():
+        row = run.rows[rollout][number]
+        hole = row.tokens["response_mask"] == 0
+        counted += int((~hole).sum())
+        if not hole.any():
+            continue
+        assert stored["mask_reason"].tolist() == np.where(hole, OF_A_TOOL, 0).tolist()
+        assert np.isnan(stored["rollout_log_probs"][hole]).all()
+        assert (row.tokens["rollout_log_probs"][hole] == 0).all()
+        assert np.array_equal(stored["old_log_probs"], row.tokens["old_log_probs"].astype(np.float32))
+        assert (stored["old_log_probs"][hole] < 0).all()
+        holes, rows = holes + int(hole.sum()), rows + 1
+    print(f"{holes} tokens of a tool in {rows} of {len(run.tokens)} responses, beside {counted} of the policy")
+    assert (holes > 0) == ("mask_reason" in run.setup.has)
 
 
 def test_rewards_and_what_else_is_said_of_responses_are_the_drivers(run):

@@ -147,7 +147,7 @@ print(json.dumps({
     )
     plain, inert = case(ask, VERL_USE_EXTERNAL_PLUGINS="none"), case(ask)
     assert plain.found["wraps"] == [0, 0] and inert.found["wraps"] == [1, 1]
-    assert plain.found["touched"] == [[], []] and inert.found["touched"] == [["__init__"], ["__init__"]]
+    assert plain.found["touched"] == [[], []] and inert.found["touched"] == [["__init__", "_update_actor"]] * 2
     assert inert.found["attributes"] == plain.found["attributes"]
     assert set(inert.found["ours"]) == OURS
     assert inert.said == plain.said == []
@@ -229,6 +229,30 @@ print(json.dumps([[wraps(cls) for cls in CLASSES], seen, verl.__file__]))
     assert file == str(tmp_path / "source" / "__init__.py")
 
 
+def test_beside_a_finder_that_asks_all_finders_itself_a_trainer_is_wrapped_once(case):
+    ask = f"""
+import importlib.util, json, sys, verl
+
+class Asking:
+    asking = False
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if cls.asking or not name.startswith("verl.trainer.ppo."):
+            return None
+        cls.asking = True
+        try:
+            return importlib.util.find_spec(name)
+        finally:
+            cls.asking = False
+
+sys.meta_path.insert(1, Asking)
+{TRAINERS}
+print(json.dumps([wraps(cls) for cls in CLASSES]))
+"""
+    assert case(ask).found == [1, 1]
+
+
 def test_a_module_that_is_only_looked_for_is_not_loaded(case):
     ask = """
 import importlib.util, json, sys, verl
@@ -255,6 +279,30 @@ print(json.dumps(sorted(vars(trainer)) == sorted(vars(plain))))
     assert done.found is True
     assert done.said == [
         "unipo-hooks: capture is off: pyarrow is missing: pip install pyarrow. Training goes on.",
+    ]
+
+
+def test_a_verl_in_which_something_has_moved_is_one_line_and_the_trainer(case, tmp_path):
+    ask = (
+        TRAINERS
+        + f"""
+from importlib.abc import MetaPathFinder
+
+class Moved(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "unipo_hooks.adapters.verl.trainer":
+            raise AttributeError("there is no such thing any more")
+
+plain = made()
+sys.meta_path.insert(0, Moved())
+trainer = made("+unipo.path={tmp_path}/run")
+print(json.dumps(sorted(vars(trainer)) == sorted(vars(plain))))
+"""
+    )
+    done = case(ask)
+    assert done.found is True
+    assert done.said == [
+        "unipo-hooks: capture is off: AttributeError: there is no such thing any more. Training goes on.",
     ]
 
 
@@ -315,3 +363,33 @@ def test_a_command_whose_trainers_are_not_captured_is_told_once(case, module):
     assert len(said) == 1 and "verl.trainer.main_ppo" in said[0] and "Training goes on" in said[0]
     assert case(ONLY_VERL, command=("-m", module)).said == []
     assert case(ONLY_VERL, "+unipo.path=runs/x", command=("-m", "verl.trainer.main_ppo")).said == []
+
+
+def test_a_word_in_a_setting_is_no_command(case):
+    settings = ("+unipo.path=runs/x", "trainer.experiment_name=fully_async", "trainer.use_v1=false")
+    assert case(ONLY_VERL, *settings, command=("-m", "verl.trainer.main_ppo")).said == []
+
+
+def test_a_trainer_made_past_its_own_constructor_is_told_once_that_it_is_not_captured(case):
+    """As the asynchronous ones of verl's experiments are, whoever starts them."""
+    ask = (
+        TRAINERS
+        + """
+class Asynchronous(ray_trainer.RayPPOTrainer):
+    def __init__(self, config):
+        self.config = config
+
+calls = 0
+for settings in ({"unipo": {"path": "runs/x"}}, {}):
+    trainer = Asynchronous(settings)
+    for _ in range(2):
+        try:
+            trainer._update_actor(None)
+        except AttributeError:  # of verl's own: there is nothing to train here
+            calls += 1
+print(json.dumps(calls))
+"""
+    )
+    done = case(ask)
+    assert done.found == 4
+    assert len(done.said) == 1 and "are not captured" in done.said[0]

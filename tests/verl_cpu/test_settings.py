@@ -55,6 +55,8 @@ def test_every_setting_of_the_policy_is_understood():
         (("+unipo.path=",), ["unipo.path is missing"]),
         (("+unipo.path=null",), ["unipo.path is missing"]),
         (("+unipo.path=3",), ["unipo.path is missing"]),
+        (("+unipo.path=s3://bucket/x",), ["s3://bucket/x is an address"]),
+        (("+unipo.path=x", "+unipo.strict=no-thanks"), ["unipo.strict", "'no-thanks'"]),
         (("+unipo=foo",), ["unipo='foo'", "+unipo.path="]),
         (("+unipo=[a]",), ["unipo=['a']", "+unipo.path="]),
     ],
@@ -97,6 +99,13 @@ def test_steps_that_train_the_critic_alone_have_no_update():
             assert plan.updates_until(until) == len(trained) * plan.updates_a_step
 
 
+def test_a_step_of_separate_async_has_several_batches():
+    mode = "trainer.v1.trainer_mode=separate_async"
+    plan = Plan(composed(mode, "trainer.v1.separate_async.parameter_sync_step=4", "data.train_batch_size=1024"))
+    assert plan.updates_a_batch == plan.updates_a_step // 4 > 0
+    assert Plan(composed()).updates_a_batch == Plan(composed()).updates_a_step
+
+
 # --- what is said of the run ---
 
 
@@ -126,8 +135,10 @@ def test_estimators_given_as_verls_own_enumeration_are_named():
     config = OmegaConf.merge(composed(), {"algorithm": {"adv_estimator": AdvantageEstimator.RLOO}})
     assert estimator_of(config) == "rloo"
     of = SimpleNamespace(config=config, tokenizer=Characters(), processor=None)
-    run = run_info(of, reward_names=(), first_update=3, trained=Plan(config), strict=True)
-    assert run.header.hparams["adv_estimator"] == "rloo" and run.first_update == 3
+    names = {"reward_names": (), "reward_names_found": True}
+    run = run_info(of, **names, steps_before=3, plan=Plan(config), strict=True)
+    assert run.header.hparams["adv_estimator"] == "rloo"
+    assert (run.steps_before, run.first_update) == (3, Plan(config).updates_until(3))
     json.dumps(run.trainer.settings, allow_nan=False)
 
 

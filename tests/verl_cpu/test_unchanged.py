@@ -1,4 +1,4 @@
-"""A seeded run is the same with and without capture."""
+"""A seeded run is one and the same whenever it runs, with capture and a witness beside it or with neither."""
 
 from __future__ import annotations
 

@@ -162,6 +162,8 @@ def _watch_updates(trainer: str, fields: Any) -> Any:
 def _watch_loss(module: ModuleType) -> None:
     """The actor's loss function notes what it was given and what it gave."""
     original = module.ppo_loss
+    # 0.7 has the function under another name.
+    of_responses = getattr(module, "no_padding_2_padding", None) or module._slice_response_from_unpad_output
 
     @wraps(original)
     def ppo_loss(config: Any, model_output: Any, data: Any, dp_group: Any = None) -> Any:
@@ -172,7 +174,7 @@ def _watch_loss(module: ModuleType) -> None:
         pg_loss = metrics["actor/pg_loss"]
         pg_loss = getattr(pg_loss, "values", [pg_loss])
         fields = {name: data[name] for name in data.keys()}  # noqa: SIM118  # a TensorDict iterates over its rows
-        fields["log_probs"] = module.no_padding_2_padding(model_output["log_probs"], data)
+        fields["log_probs"] = of_responses(model_output["log_probs"], data)
         rank = torch.distributed.get_rank()
         _write("pass", began, fields, rank=rank, loss=loss.item(), pg_loss=float(pg_loss[0]))
         return loss, metrics

@@ -7,11 +7,13 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from unipo_hooks.bundle import layout
+from unipo_hooks.bundle.earlier import updates_until
 from unipo_hooks.bundle.files import version_problem
 from unipo_hooks.bundle.writer import BundleWriter
 from unipo_hooks.errors import BundleError
@@ -38,6 +40,9 @@ def open_writer(path: Path, run: RunInfo, policy: CapturePolicy, joined: Joined 
         taken, reason = path, "is a file" if path.is_file() else "holds another run"
         if found is not None:
             try:
+                if run.steps_before is not None:
+                    counted = updates_until(found[0], found[1].attempts, run.steps_before)
+                    run = replace(run, first_update=counted or run.first_update)
                 return BundleWriter(found[0], _continued(found[1], run, policy), rank=run.rank)
             except (ValueError, KeyError):
                 taken, reason = found[0], f"is damaged (see unipo-hooks validate {found[0]})"
@@ -149,6 +154,8 @@ def _has_trained(folder: Path) -> bool:
 def _is_of(manifest: Manifest, run: RunInfo) -> bool:
     """Whether a bundle is of the run that resumes. Its algorithm may be another: every attempt has its own."""
     then, now = _identity(manifest), _identity(_new(run, CapturePolicy()))
+    if run.reward_names_found:  # in a first batch, and that of another start may have said others
+        then, now = then[:-1], now[:-1]
     before, output = (Path(each.get("output_dir") or "") for each in (manifest.trainer.settings, run.trainer.settings))
     # A relative name is one in a working directory that is not known any more.
     names = output.absolute().parts

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from unipo_hooks.bundle import layout
-from unipo_hooks.schema import Earlier
+from unipo_hooks.schema import Attempt, Earlier
 
 
 def read_earlier(path: Path, ranks: Iterable[int]) -> Earlier:
@@ -30,6 +30,21 @@ def read_earlier(path: Path, ranks: Iterable[int]) -> Earlier:
         next_evaluation=1 + max((line["update"] for line in updates if line["kind"] == "eval"), default=-1),
         segment_bytes=sum(file.stat().st_size for file in (path / layout.SEGMENTS).glob("*.parquet")),
     )
+
+
+def updates_until(path: Path, attempts: Sequence[Attempt], step: int) -> int:
+    """Updates rank 0 knows of up to a step of the trainer's, without those that a later attempt took back.
+
+    Raises ValueError or KeyError on a line that cannot be read.
+    """
+    lines = [line for line in _lines(path / layout.metrics_name(0)) if line["entry"] == "metrics"]
+    until = [line for line in lines if line["kind"] == "train" and line["step"] <= step]
+    stand = [
+        line["update"]
+        for line in until
+        if all(line["update"] < b.first_update for b in attempts if b.attempt > line["attempt"])
+    ]
+    return 1 + max(stand, default=-1)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

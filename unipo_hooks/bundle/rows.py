@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -123,10 +124,19 @@ def _of_all(sums_b: Array, rows: int) -> Array:
 
 
 def _label(label_B: Sequence[str | int | float | None]) -> Any:
-    """A column of text where any value is, of float64 where all are numbers."""
-    if any(isinstance(label, str) for label in label_B):
-        return pa.array([None if label is None else str(label) for label in label_B], pa.string()).dictionary_encode()
-    return np.array([math.nan if label is None else label for label in label_B], np.float64)
+    """A column of text where any value is text or an int beyond float64, else of float64."""
+    if not any(isinstance(label, str) for label in label_B):
+        with suppress(OverflowError):
+            return np.array([math.nan if label is None else label for label in label_B], np.float64)
+    return pa.array([None if label is None else _text(label) for label in label_B], pa.string()).dictionary_encode()
+
+
+def _text(label: str | int | float) -> str:
+    """A label as UTF-8 can hold it; in hexadecimal where it has more digits than Python writes."""
+    try:
+        return str(label).encode(errors="replace").decode()
+    except ValueError:
+        return f"{label:#x}"
 
 
 def _keys(valid: Array, *, kind: str, row: Array, **numbers: int) -> Columns:
