@@ -39,12 +39,23 @@ def test_a_run_that_ended_before_its_first_update(new_page: OpenPage, tmp_path: 
     assert "This run is empty" in notice(new_page, recorder.path)
 
 
-def test_a_run_with_metrics_and_no_tokens(new_page: OpenPage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("library", "setting"),
+    [
+        ("trl", 'UnipoCallback("runs/my-run", every=1)'),
+        ("verl", "+unipo.every=1"),
+        ("another", "CapturePolicy(every=1)"),
+    ],
+)
+def test_a_run_with_metrics_and_no_tokens_says_how_its_trainer_is_told_to_capture_them(
+    new_page: OpenPage, tmp_path: Path, library: str, setting: str
+) -> None:
     bundle = written(tmp_path / "run")
     (bundle / layout.index_name(0)).write_text("")
+    change_manifest(bundle, trainer={"library": library, "version": "1", "trainer_class": "Trainer"})
     words = notice(new_page, bundle)
     assert "This run has metrics, but no tokens" in words
-    assert 'UnipoCallback("runs/my-run", every=1)' in words
+    assert words.endswith(setting)
 
 
 def test_a_run_whose_tokens_were_lost_says_why_and_is_not_called_complete(new_page: OpenPage, tmp_path: Path) -> None:
@@ -230,10 +241,8 @@ def test_a_group_without_tokens_keeps_its_rewards(new_page: OpenPage, tmp_path: 
         ready(page)
         page.click("[data-testid=group-card]:has-text('no tokens')")
         words = text_of(page.locator("[data-testid=not-kept]"))
-        assert (
-            "were not kept, to stay within the capture budget: a kept group of this rollout stands for 2 groups"
-            in words
-        )
+        assert "the run was set to store so much of a rollout and no more" in words
+        assert "A kept group of this one stands for 2 groups" in words
         rows = page.locator("[data-testid=response]")
         assert rows.count() == 4
         assert all("Tokens not kept." in text_of(row) for row in rows.all())

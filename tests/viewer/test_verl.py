@@ -119,6 +119,15 @@ def test_a_person_sees_what_verl_computed_and_what_another_algorithm_would_have(
         found = dict(terms.evaluate_all("all => all.map(e => [e.dataset.name, Number(e.dataset.value)])"))
         assert found["value"] == float(token["values"])
         assert abs(found["advantage"] - float(token["returns"] - token["values"])) <= 1e-6
+        # gspo compares whole responses: beside ρ its formula has the response's ratio, not the token's.
+        ratios = page.locator("[data-slot=ratio] [data-term]").evaluate_all(
+            "all => all.map(e => [e.dataset.name, Number(e.dataset.value)])"
+        )
+        of_response, of_token = float(python.ratio[b, t]), float(np.exp(token["log_probs"] - token["old_log_probs"]))
+        print(f"\nratios {ratios}; of the token alone {of_token}")
+        assert abs(of_response - of_token) > 1e-4
+        assert [name for name, _ in ratios[:2]] == ["ratio", "response ratio"]
+        assert all(abs(value - of_response) <= 1e-9 for _, value in ratios[:2])
         for name, value in (
             ("Push", -python.gradient_weight[b, t]),
             ("Push by constraints", -python.constraint_weight[b, t]),

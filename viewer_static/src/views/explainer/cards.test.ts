@@ -89,6 +89,55 @@ describe("the numbers on the terms", () => {
     expect(numbers(part(of, "aggregation"))).toMatchObject({ a: result!.aggregation[0], "\\frac{1}{N}": 1 / 4, "\\frac{1}{|y_i|}": 1 / 2 });
   });
 
+  it("are of the response where the formula speaks of the response, and of the token where it speaks of the token", () => {
+    const logs = [0.5, 0.1, 0, 0, -0.5, 0, 0, 0];
+    const ratio = (use: Record<string, unknown>, token: number) => {
+      const spec = specFrom({ ...grpo, id: "x", parts: { ...grpo.parts, ratio: use } });
+      const of = reading(spec, logs, 0, token);
+      return { found: numbers(part(of, "ratio")), engine: at(of, "ratio") };
+    };
+    for (const token of [0, 1]) {
+      const { found, engine } = ratio({ part: "sequence_mean_detached", clamp: 10 }, token);
+      expect(found).toMatchObject({ s_i: engine, "\\rho": engine });
+      expect(found.s_i).toBeCloseTo(Math.exp(0.3), 12);
+      expect(ratio({ part: "sequence_mean_detached", clamp: 0.2 }, token).found.s_i).toBeCloseTo(Math.exp(0.2), 12);
+      expect(ratio({ part: "sequence_mean" }, token).found["\\rho"]).toBeCloseTo(Math.exp(0.3), 12);
+      expect(ratio({ part: "sequence_product" }, token).found["\\rho"]).toBeCloseTo(Math.exp(0.6), 12);
+      const mixed = ratio({ part: "hybrid", share: 0.5, sequence_epsilon: 0.1 }, token).found;
+      expect(mixed.s_i).toBeCloseTo(Math.exp(0.3), 6);
+      expect(mixed.r_t).toBeCloseTo(Math.exp(logs[token]!), 6);
+      // Against the reference the ratio is another one.
+      expect(ratio({ part: "hybrid", reference: "ref_log_probs" }, token).found.r_t).toBeCloseTo(Math.exp(logs[token]! + 0.25), 6);
+    }
+  });
+
+  it("are a token's own wherever a formula says r_t, also where responses are compared", () => {
+    const spec = algorithms.get("gspo")!;
+    const searched = specFrom({ ...spec, id: "x", parts: { ...spec.parts, bounds: { part: "batch_search" } } });
+    for (const [token, log] of [[0, 0.5], [1, 0.1]] as const) {
+      expect(numbers(part(reading(searched, MOVED, 0, token), "bounds")).r_t).toBeCloseTo(Math.exp(log), 6);
+    }
+  });
+
+  it("are a score's where that tells responses apart: a logarithm, unless it is asked to be the ratio", () => {
+    const disco = algorithms.get("disco")!;
+    const scores = (score: string) => {
+      const of = reading(specFrom({ ...disco, id: "x", parts: { ...disco.parts, gate: { part: "discriminative", score } } }), MOVED, 0, 0);
+      return [part(of, "ratio"), part(of, "gate")].map((card) => numbers(card).s_i);
+    };
+    expect(scores("log").map((score) => score?.toFixed(6))).toEqual(["-0.700000", "-0.700000"]);
+    expect(scores("ratio").map((score) => score?.toFixed(6))).toEqual(["-0.700000", Math.exp(-0.7).toFixed(6)]);
+    expect(part(reading(disco, MOVED, 0, 0), "ratio")).toMatchObject({ outcome: "−0.7", sentence: expect.stringContaining("log-probability of −0.7 on average") });
+  });
+
+  it("stand behind what they are the result of, and not behind what a symbol means", () => {
+    const gspo = algorithms.get("gspo")!;
+    const logistic = specFrom({ ...gspo, id: "x", parts: { ...gspo.parts, gate: { part: "group_logistic" } } });
+    const { latex } = part(reading(logistic, MOVED, 0, 0), "gate");
+    expect(latex).toMatch(/ = \\underset\{\\text\{⦃\d+i⦄\}\}\{x\},\\qquad/);
+    expect(latex).toMatch(/s=\\log\\underset\{[^=]*\\rho\}$/);
+  });
+
   it("mark no winner on fresh samples, and the unclipped branch where it wins", () => {
     expect(part(reading(grpo, FRESH, 0, 0), "gate").terms.filter((term) => term.state).map((term) => term.state)).toEqual(["ties", "ties"]);
     const back = reading(grpo, [-0.5, 0, 0, 0, 0, 0, 0, 0], 0, 0);

@@ -2,7 +2,7 @@
 import { short, shortSigned } from "../../format";
 import { type AlgorithmSpec, describePart, HEADINGS, type Heading, isOff, type PartUse, parameters, type Slot, SLOTS, uses } from "../../objective";
 import { formula } from "./formulas";
-import { annotate, sides } from "./latex";
+import { annotate, sides, statements } from "./latex";
 import { gateTakesRho, primed, primesOf } from "./notation";
 import type { Reading } from "./reading";
 import { sentence } from "./sentences";
@@ -106,7 +106,9 @@ function partCard(spec: AlgorithmSpec, place: Place, path: string, of: Reading |
   const { value, signed: speaks } = outcome(place, of);
   const [written, rest] = sides(latex);
   const primes = primesOf(spec, slot, place.number);
-  const left = slot === "ratio" && RATIOS.includes(written.trim()) && gateTakesRho(spec) ? "\\rho " : primed(written, primes.defined);
+  // A score is no ratio: where the gate says s = log ρ, it is that s.
+  const isRho = slot === "ratio" && use.part !== "mean_log_prob" && RATIOS.includes(written.trim()) && gateTakesRho(spec);
+  const left = isRho ? "\\rho " : primed(written, primes.defined);
   const right = primed(rest, primes.taken);
   const named = (terms: readonly Term[], times: number) => terms.map((each) => ({ ...each, symbol: primed(each.symbol, times) }));
   const definedTerms = left ? named(defined(place, of), primes.defined) : [];
@@ -128,7 +130,7 @@ function partCard(spec: AlgorithmSpec, place: Place, path: string, of: Reading |
     path,
     use,
     title: description?.title ?? use.part,
-    latex: l.latex + shifted + suffix,
+    latex: withResult(l.latex + shifted, suffix),
     terms: terms.map((each, n) => (found.has(n) || n >= definedTerms.length + takenTerms.length ? each : { ...each, symbol: "" })),
     outcome: Number.isNaN(value) ? "" : speaks ? shortSigned(value) : short(value),
     sentence: of ? sentence(place, of) : "",
@@ -158,6 +160,12 @@ function resultOf(place: Place, of: Reading | null, value: number, speaks: boole
     ? { name: "policy objective", meaning: "What the policy term adds to the objective, before the token’s weight in the loss.", from: "Computed here from the captured tokens by the algorithm’s parts." }
     : { name: "penalty", meaning: "What this constraint takes from the token’s objective, before the token’s weight in the loss.", from: "Computed here from the captured tokens by the algorithm’s parts." };
   return { terms: [term("x", words, value, { how: "instead", signed: speaks })], latex: (n) => ` = ${instead(n)}` };
+}
+
+/** What a formula comes to stands behind it, and not behind what is said of its symbols. */
+function withResult(latex: string, suffix: string): string {
+  const [formula = "", ...others] = suffix ? statements(latex) : [latex];
+  return others.length ? [`${formula.replace(/,\s*$/, "")}${suffix},`, ...others].join("\\qquad ") : formula + suffix;
 }
 
 function instead(n: number): string {

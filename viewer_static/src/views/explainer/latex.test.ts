@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { annotate, sides } from "./latex";
+import { annotate, sides, statements } from "./latex";
 
 const mark = (symbol: string, outer = false) => ({ symbol, how: "under" as const, outer });
 
@@ -28,10 +28,21 @@ describe("numbers on the symbols of a formula", () => {
   });
 });
 
+describe("statements of a formula", () => {
+  it("are apart where a wide space is in no group, and together again the formula", () => {
+    const gae = "\\hat A_t = \\delta_t,\\qquad \\delta_t = r_t";
+    expect(statements(gae)).toEqual(["\\hat A_t = \\delta_t,", " \\delta_t = r_t"]);
+    for (const one of ["x", "", "\\begin{cases}a\\qquad b\\end{cases}", "\\left(a\\qquad b\\right)", "{a\\qquad b}", "\\qquadx", "}\\qquad b", "\\"]) {
+      expect(statements(one)).toEqual([one]);
+    }
+  });
+});
+
 describe("sides of a definition", () => {
   it("splits at the first = that is in no group", () => {
     expect(sides("\\hat A_i = R_i - \\mu_g,\\qquad \\mu_g = x")).toEqual(["\\hat A_i ", "= R_i - \\mu_g,\\qquad \\mu_g = x"]);
     expect(sides("m_t \\leftarrow m_t u")).toEqual(["m_t ", "\\leftarrow m_t u"]);
+    expect(sides("-f(s),\\qquad s = x")).toEqual(["", "-f(s),\\qquad s = x"]);
     expect(sides("\\mathbf 1[t=T]")).toEqual(["", "\\mathbf 1[t=T]"]);
   });
 });

@@ -92,6 +92,26 @@ function argumentEnd(latex: string, at: number): number {
   return Math.min(latex.length, at + (command?.length ?? 1));
 }
 
+const OPENING = new Set(["\\left", "\\begin", "{"]);
+const CLOSING = new Set(["\\right", "\\end", "}"]);
+
+/** A formula at its top-level `\qquad`: statements that may each stand on a line. */
+export function statements(latex: string): string[] {
+  const found: string[] = [];
+  let [depth, from] = [0, 0];
+  for (let i = 0; i < latex.length; ) {
+    const each = COMMAND.exec(latex.slice(i))?.[0] ?? latex.charAt(i);
+    i += each.length;
+    if (OPENING.has(each)) depth++;
+    else if (CLOSING.has(each)) depth--;
+    else if (each === "\\qquad" && depth === 0) {
+      found.push(latex.slice(from, i - each.length));
+      from = i;
+    }
+  }
+  return [...found, latex.slice(from)];
+}
+
 /** A formula at its first top-level `=` or `\leftarrow`: what is defined, and all from the sign on; no left side where there is none. */
 export function sides(latex: string): [string, string] {
   let depth = 0;
@@ -99,6 +119,8 @@ export function sides(latex: string): [string, string] {
     const c = latex[i];
     if (c === "\\") {
       const command = COMMAND.exec(latex.slice(i))?.[0] ?? "\\";
+      // What follows says of a symbol what it is: the formula itself defines nothing.
+      if (depth === 0 && command === "\\qquad") return ["", latex];
       if (depth === 0 && command === "\\leftarrow") return [latex.slice(0, i), latex.slice(i)];
       i += command.length - 1;
     } else if (c === "{" || c === "[" || c === "(") depth++;

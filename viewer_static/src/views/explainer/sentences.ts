@@ -80,7 +80,9 @@ function ratioSentence(place: Place, of: Reading): string {
   if (place.use.part === "one") return "The algorithm does not compare with the policy that sampled.";
   if (!counts(of)) return "The token does not count, so its ratio is not used.";
   if (place.use.part === "token") return change(Math.log(ratio));
-  return `All of the response is compared at once: ${change(Math.log(ratio)).toLowerCase().replace(" it was ", " they were ")}`;
+  if (place.use.part === "mean_log_prob") return `The response is compared with no other policy: a counted token of it has a log-probability of ${short(Math.log(ratio))} on average.`;
+  if (place.use.part === "hybrid") return `The ratio is ${short(ratio)}: that of the token and that of its response, mixed.`;
+  return `All of the ${place.use.part === "segment" ? "segment" : "response"} is compared at once: ${change(Math.log(ratio)).toLowerCase().replace(" it was ", " they were ")}`;
 }
 
 function boundsSentence(_place: Place, of: Reading): string {

@@ -61,7 +61,8 @@ export function defined(place: Place, of: Reading | null): Term[] {
   }
   if (slot === "ratio") {
     const words = { name: "ratio", meaning: "How much more likely than when it was sampled, at the level the algorithm compares: 1 is unchanged.", from: ENGINE };
-    return RATIOS.map((symbol) => term(symbol, words, at(of, "ratio")));
+    const score = term("s_i", { name: "score", meaning: SCORE, from: ENGINE }, Math.log(at(of, "ratio")));
+    return [...(place.use.part === "mean_log_prob" ? [score] : []), ...RATIOS.map((symbol) => term(symbol, words, at(of, "ratio")))];
   }
   if (slot === "weight") {
     const alone = of?.spec.parts.weight.length === 1;
@@ -222,20 +223,55 @@ function tokenTerms(place: Place, of: Reading | null): Term[] {
   const advantage = { name: "advantage", meaning: ADVANTAGE, from: gate || slot === "constraint" || slot === "mask" || slot === "bounds" ? ENGINE : "From the step before." };
   const bound = (symbol: string, name: "low" | "high") =>
     term(symbol, { name: name === "low" ? "lower bound" : "upper bound", meaning: "Where the ratio is held.", from: ENGINE }, at(of, name), { how: "instead" });
-  const log = channel(of, "log_probs") - channel(of, "old_log_probs");
-  const ratio = { name: "ratio", meaning: "How much more likely the token is now than when it was sampled: 1 is unchanged.", from: slot === "ratio" ? CAPTURED : ENGINE };
-  const ratioValue = slot === "ratio" ? Math.exp(log) : at(of, "ratio");
+  const ratio = { name: "ratio", meaning: "How much more likely than when it was sampled, at the level the algorithm compares: 1 is unchanged.", from: ENGINE };
   const entropy = { name: "entropy", meaning: INPUTS.entropies?.meaning ?? "", from: CAPTURED };
   return [
     ...ADVANTAGES.map((symbol) => term(symbol, advantage, before, { signed: true })),
     ...(gate ? [bound("\\rho_{\\min}", "low"), bound("\\rho_{\\max}", "high")] : []),
-    ...["\\rho", "r_t", "W", "s_i"].map((symbol) => term(symbol, ratio, ratioValue)),
+    term("\\rho", ratio, at(of, "ratio")),
+    tokenRatio(place, of),
+    responseTerm(place, of),
     term("|y_i|", { name: "length", meaning: "Tokens of the response that count.", from: "Captured." }, of ? counted(of) : NaN),
     term("m_t", { name: "mask so far", meaning: "1 where the token counts.", from: CAPTURED }, of ? Number(of.pass.tokens?.mask[of.token] ?? NaN) : NaN),
     term("H_t", entropy, channel(of, "entropies")),
     term("V_t", { name: "value", meaning: INPUTS.values?.meaning ?? "", from: CAPTURED }, channel(of, "values")),
     term("A^{\\mathrm{recorded}}_{i,t}", { name: "recorded advantage", meaning: INPUTS.advantages?.meaning ?? "", from: CAPTURED }, recordedAdvantage(of), { signed: true }),
   ];
+}
+
+const SCORE = "By which good and bad responses are told apart: above that of another response, this one is preferred.";
+
+/** Log-probability now less that of the policy compared with, whatever the algorithm makes of it. */
+function logRatios(place: Place, of: Reading): Float64Array {
+  const reference = place.slot === "ratio" ? String(parameters("ratio", place.use).reference) : "old_log_probs";
+  const { channels, n } = of.pass.tokens ?? { channels: new Map<string, ArrayLike<number>>(), n: 0 };
+  const [now, then] = [channels.get("log_probs"), channels.get(reference)];
+  return Float64Array.from({ length: n }, (_, t) => (now?.[t] ?? NaN) - (then?.[t] ?? NaN));
+}
+
+/** The ratio of this token alone, also under an algorithm that compares whole responses. */
+function tokenRatio(place: Place, of: Reading | null): Term {
+  const words = { name: "token ratio", meaning: "How much more likely this token alone is now than for the policy compared with: 1 is unchanged.", from: CAPTURED };
+  return term("r_t", words, of ? Math.exp(logRatios(place, of)[of.token] ?? NaN) : NaN);
+}
+
+/** What one response comes to: its ratio in a ratio, its score in a gate that tells responses apart. */
+function responseTerm(place: Place, of: Reading | null): Term {
+  if (place.slot === "gate") {
+    const isRatio = place.use.part === "discriminative" && parameters("gate", place.use).score === "ratio";
+    return term("s_i", { name: "score", meaning: SCORE, from: ENGINE }, isRatio ? at(of, "ratio") : Math.log(at(of, "ratio")));
+  }
+  const words = { name: "response ratio", meaning: "How much more likely the response is now than for the policy compared with, by the geometric mean of its token ratios: 1 is unchanged.", from: ENGINE };
+  // A mixture of both ratios is neither.
+  return term("s_i", words, place.use.part === "hybrid" ? responseRatio(place, of) : at(of, "ratio"));
+}
+
+/** Geometric mean of the ratios of the tokens that count. */
+function responseRatio(place: Place, of: Reading | null): number {
+  if (!of || !counts(of)) return NaN;
+  const mask = of.pass.tokens?.mask ?? [];
+  const sum = logRatios(place, of).reduce((all, log, t) => (Number(mask[t]) > 0 ? all + log : all), 0);
+  return Math.exp(sum / counted(of));
 }
 
 function recordedAdvantage(of: Reading | null): number {
@@ -288,7 +324,7 @@ function stageSource(place: Place, of: Reading | null): string {
 export function outcome(place: Place, of: Reading | null): { value: number; signed: boolean } {
   const { slot, use } = place;
   if (slot === "baseline" || slot === "scale" || slot === "modulation") return { value: stageValue(place, of), signed: true };
-  if (slot === "ratio") return { value: at(of, "ratio"), signed: false };
+  if (slot === "ratio") return { value: use.part === "mean_log_prob" ? Math.log(at(of, "ratio")) : at(of, "ratio"), signed: false };
   if (slot === "gate") return { value: gateValue(of), signed: true };
   if (slot === "constraint") return { value: penaltyOf(of, use).penalty, signed: false };
   if (slot === "aggregation") return { value: at(of, "aggregation"), signed: false };

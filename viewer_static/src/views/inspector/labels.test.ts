@@ -22,6 +22,18 @@ describe("written", () => {
     expect(drawn[0]?.tip.length).toBeLessThan(320);
   });
 
+  it("names identifiers last, whatever they are called", () => {
+    const { drawn } = of([["uid", "6303b02f-b3cd-485d-a6bd-0123456789ab"], ["data_source", "gsm8k"], ["score", 1]]);
+    expect(drawn.map(({ name, isIdentifier }) => [name, isIdentifier])).toEqual([["data_source", false], ["score", false], ["uid", true]]);
+  });
+
+  it("says in one which weights sampled a response", () => {
+    const said = (...steps: [number, number]) => of([["min_global_steps", steps[0]], ["acc", 1], ["max_global_steps", steps[1]]]).drawn.map(({ name, value }) => `${name} ${value}`);
+    expect(said(3, 3)).toEqual(["sampled with weights of step 3", "acc 1"]);
+    expect(said(1234, 1236)).toEqual(["sampled with weights of steps 1234 to 1236", "acc 1"]);
+    expect(of([["min_global_steps", 3]]).drawn[0]?.name).toBe("min_global_steps");
+  });
+
   it("draws a few and counts the others", () => {
     const { drawn, more } = of(Array.from({ length: 30 }, (_, i) => [`extra ${i}`, i]));
     expect([drawn.length, more]).toEqual([8, 22]);
