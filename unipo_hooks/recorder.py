@@ -299,8 +299,8 @@ class Recorder:
             if not (self._queue or self._closing):
                 self._bell.acquire(timeout=1.0)
             closing = self._closing
-            if closing and not self._queue:  # one more may be on its way
-                self._wait(lambda: not self._handing_over, HAND_OVER_SECONDS)
+            if closing and not self._queue:
+                self._let_hand_over()
             item = self._queue[0] if self._queue else None
             last = item is None and closing
             try:
@@ -320,6 +320,12 @@ class Recorder:
                 self._done += 1
             if last:
                 return
+
+    def _let_hand_over(self) -> None:
+        """Wait a moment for what may be on its way into the queue."""
+        deadline = time.monotonic() + HAND_OVER_SECONDS
+        while self._handing_over and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def _collapse(self, error: BaseException) -> None:
         """Nothing more can be written: let nobody wait for it, and count what is queued."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 import trl
 
+from unipo_hooks.adapters.algorithm import read_algorithm
 from unipo_hooks.adapters.tokenizer import decoder, placeholders
 from unipo_hooks.adapters.trl.algorithm import spec_from_trl
 from unipo_hooks.adapters.trl.normalisers import divided_afterwards, normalisers_from_trl, trainer_kind
@@ -22,8 +22,6 @@ from unipo_hooks.objective.inputs import Normalisers
 from unipo_hooks.record import RunInfo
 from unipo_hooks.schema import Header, Kind
 from unipo_hooks.schema import Trainer as TrainerRecord
-
-log = logging.getLogger("unipo_hooks")
 
 HPARAMS = (
     "beta",
@@ -102,16 +100,8 @@ def run_info(
 
 
 def _algorithm(trainer: Any, *, strict: bool) -> tuple[AlgorithmSpec | None, tuple[str, ...]]:
-    """What the trainer's settings come to, and what is to be said of it; None where they cannot be read at all."""
-    try:
-        said = spec_from_trl(trainer.args, trl.__version__, trainer_class=class_names(trainer))
-    except Exception as error:
-        if strict:
-            raise
-        note = f"the algorithm cannot be read from the trainer's settings ({type(error).__name__}: {error})"
-        log.warning("unipo-hooks: %s; the loss is not recomputed. Training goes on.", note, exc_info=error)
-        return None, (note,)
-    return said.spec, said.unknown
+    names = class_names(trainer)
+    return read_algorithm(lambda: spec_from_trl(trainer.args, trl.__version__, trainer_class=names), strict=strict)
 
 
 def _ratio_level(trainer: Any, loss_type: str) -> Literal["token", "sequence", "product"]:

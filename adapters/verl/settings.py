@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import verl
 from omegaconf import OmegaConf
 
+from unipo_hooks.adapters.algorithm import read_algorithm
 from unipo_hooks.adapters.tokenizer import decoder, placeholders
 from unipo_hooks.adapters.verl.algorithm import spec_from_verl
 from unipo_hooks.algorithm_spec import AlgorithmSpec
@@ -20,8 +20,6 @@ from unipo_hooks.policy import CapturePolicy, policy_from
 from unipo_hooks.record import RunInfo
 from unipo_hooks.schema import Header
 from unipo_hooks.schema import Trainer as TrainerRecord
-
-log = logging.getLogger("unipo_hooks")
 
 SECTIONS = ("actor_rollout_ref", "algorithm", "critic", "data", "reward", "trainer")
 """Parts of the configuration that go into the bundle. Those of Ray and of profilers say nothing of the run, and may
@@ -86,7 +84,7 @@ def run_info(
     `strict`: raise where the settings cannot be read, instead of going on without an algorithm.
     """
     config = OmegaConf.to_container(trainer.config, resolve=True)
-    algorithm, notes = _algorithm(config, strict=strict)
+    algorithm, notes = read_algorithm(lambda: spec_from_verl(config, verl.__version__), strict=strict)
     actor, rollout = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["rollout"]
     model = _name(config["actor_rollout_ref"]["model"]["path"])
     ratio_level, clip_range = _ratio(algorithm)
@@ -138,19 +136,6 @@ def component_keys(config: Any) -> tuple[str, ...] | None:
     """Rewards GDPO normalises apart, in its order; None for any other estimator."""
     keys = config.algorithm.get("gdpo_reward_keys", None)
     return tuple(keys) if keys and estimator_of(config) == "gdpo" else None
-
-
-def _algorithm(config: Any, *, strict: bool) -> tuple[AlgorithmSpec | None, tuple[str, ...]]:
-    """What the settings come to, and what is to be said of it; None where they cannot be read at all."""
-    try:
-        said = spec_from_verl(config, verl.__version__)
-    except Exception as error:
-        if strict:
-            raise
-        note = f"the algorithm cannot be read from the trainer's settings ({type(error).__name__}: {error})"
-        log.warning("unipo-hooks: %s; the loss is not recomputed. Training goes on.", note, exc_info=error)
-        return None, (note,)
-    return said.spec, said.unknown
 
 
 def _ratio(spec: AlgorithmSpec | None) -> tuple[Literal["token", "sequence"], tuple[float, float] | None]:

@@ -66,7 +66,7 @@ def line_of_a_trainer_without_capture(overrides, caplog):
 
 def until(there, process):
     """Wait until what `there` gives is not empty."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not there() and process.process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert there(), process.log.read_text(errors="replace")[-6000:]
