@@ -1,3 +1,4 @@
+import errno
 import gc
 import json
 import logging
@@ -15,6 +16,7 @@ from unipo_hooks import recorder as recorder_module
 from unipo_hooks import session
 from unipo_hooks.bundle import layout
 from unipo_hooks.bundle.reader import open_bundle
+from unipo_hooks.bundle.segment import Segment
 from unipo_hooks.bundle.verify import verify
 from unipo_hooks.errors import BundleError, CaptureError
 from unipo_hooks.policy import CapturePolicy
@@ -703,3 +705,27 @@ def test_a_handlers_lock_that_ctrl_c_left_taken_costs_a_message_and_never_the_bu
     finally:
         handler.release()
         logger.removeHandler(handler)
+
+
+def test_an_update_of_a_rollout_that_did_not_reach_the_disk_is_counted_as_lost(tmp_path, monkeypatch):
+    write, refused = Segment.write, []
+
+    def once_full(segment, *place):
+        if not refused:
+            refused.append(place)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(segment, *place)
+
+    monkeypatch.setattr(Segment, "write", once_full)
+    recorder = Recorder(tmp_path / "run", records.run_info())
+    first, second = records.rollout(0), records.rollout(1)
+    recorder.rollout(first)
+    recorder.update(records.update(0, first))
+    assert not recorder.flush()
+    recorder.update(records.update(1, first))
+    recorder.rollout(second)
+    recorder.update(records.update(2, second))
+    recorder.close()
+    bundle = open_bundle(tmp_path / "run")
+    assert bundle.updates()["update"].to_pylist() == [2]
+    assert (bundle.manifest.lost.updates, bundle.manifest.lost.rollouts) == (2, 1)

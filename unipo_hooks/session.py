@@ -91,6 +91,8 @@ class Session:
         pa.array(np.zeros(1))
         self._rollouts: dict[Kind, dict[int, CapturedRollout]] = {"train": {}, "eval": {}}
         self._kept: dict[Kind, dict[int, list[int] | None]] = {"train": {}, "eval": {}}
+        self._gone: dict[Kind, set[int]] = {"train": set(), "eval": set()}
+        """Rollouts that were to be kept and did not reach the disk."""
         self._progress: float | None = None
         self._dropped = {"rollouts": 0, "updates": 0, "evaluations": 0, "size": 0}
         """What found the queue full. The training thread counts here, the writing thread only reads."""
@@ -263,6 +265,7 @@ class Session:
             for number in [number for number in live if update.micro_batches and number < max(update.rollouts)]:
                 del live[number]
                 kept.pop(number, None)
+                self._gone[update.kind].discard(number)
 
     def _write_update(self, update: CapturedUpdate) -> None:
         live, kept = self._rollouts[update.kind], self._kept[update.kind]
@@ -292,6 +295,8 @@ class Session:
         self._writer.add_metrics(
             [MetricsLine(**head, attempt=self._writer.attempt, captured=captured, sums=sums, scalars=scalars)]
         )
+        if not captured and self._gone[update.kind].intersection(update.rollouts):
+            self._writer.count_lost(**count(update), reason=self.failure)
         if captured:
             several = len({m.rank for m in update.micro_batches}) > 1
             line = {
@@ -382,6 +387,7 @@ class Session:
         except Exception:
             for line in self._writer.lost_rollouts:  # updates to come cannot be joined with them
                 self._kept[line.kind].pop(line.rollout, None)
+                self._gone[line.kind].add(line.rollout)
             raise
         finally:
             self._write_manifest()
