@@ -27,8 +27,8 @@ from unipo_hooks.record import (
 MEASURED = {"log_probs": "log_probs", "entropy": "entropies"}
 """What the model gave → the channel it is."""
 
-SHARED = ("dp_size", "batch_num_tokens", "global_batch_size", "loss_scale_factor")
-"""What verl's `agg_loss` divides by (`ActorConfig.global_batch_info`)."""
+SHARED = ("dp_size", "batch_num_tokens", "global_batch_size")
+"""What verl's `agg_loss` divides by and a batch says (`ActorConfig.global_batch_info`)."""
 
 FIXED = ("response_mask", "old_log_probs", "advantages", "ref_log_prob", "rollout_is_weights")
 """What the loss took of the rollout: read here only where the rows of a pass do not all reach the driver."""

@@ -138,11 +138,14 @@ def component_keys(config: Any) -> tuple[str, ...] | None:
     return tuple(keys) if keys and estimator_of(config) == "gdpo" else None
 
 
-def _ratio(spec: AlgorithmSpec | None) -> tuple[Literal["token", "sequence"], tuple[float, float] | None]:
+def _ratio(spec: AlgorithmSpec | None) -> tuple[Literal["token", "sequence", "product"], tuple[float, float] | None]:
     """What has a ratio of its own on verl's charts, and the range outside of which it counts as clipped."""
     if spec is None:
         return "token", None
-    level: Literal["token", "sequence"] = "sequence" if spec.parts.ratio.part.startswith("sequence") else "token"
+    part = spec.parts.ratio.part
+    level: Literal["token", "sequence", "product"] = "sequence" if part.startswith("sequence") else "token"
+    if part == "sequence_product":
+        level = "product"
     bounds = spec.parts.bounds
     if bounds is None or bounds.part != "around_one":
         return level, None

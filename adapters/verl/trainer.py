@@ -53,10 +53,9 @@ class Capture:
         self._trainer, self._settings, self._guard = trainer, settings, guard
         self._plan = Plan(trainer.config)
         self._recorder: Recorder | None = None
-        self._names: tuple[str, ...] = ()
         self._begun_at = 0
         """Steps that were trained before this start."""
-        self._rollout = self._update = self._first_update = 0
+        self._rollout = self._update = 0
         self._trained = self._batches = self._handed_over = 0
         """Updates and batches of this start, captured or not; batches that were handed over."""
         self._marked: Batch | None = None
@@ -170,12 +169,13 @@ class Capture:
         )
         recorder = Recorder(settings.path, run, settings.policy, strict=settings.strict, on_full=settings.on_full)
         self._recorder = recorder  # before anything can fail: it is to be closed
-        self._names = recorder.reward_names
-        self._first_update = self._update = recorder.first_update
+        self._update = recorder.first_update
         self._rollout = recorder.earlier.next_rollout["train"]
         trainer.actor_rollout_wg.unipo_begin(replace(run, decode=str, algorithms=()))
         if recorder.start.attempt > 0:
-            told = f"this run goes on in its bundle from update {self._first_update}: unipo-hooks view {recorder.path}"
+            told = (
+                f"this run goes on in its bundle from update {recorder.first_update}: unipo-hooks view {recorder.path}"
+            )
             tqdm.write(f"unipo-hooks: {told}", file=sys.stderr)
 
     def _before(self, given: Any) -> None:
@@ -209,7 +209,7 @@ class Capture:
             handed_over=handed_over,
             labels=labels,
             uids=batch.uids,
-            reward_names=self._names,
+            reward_names=self._recorder.reward_names,
             estimator=estimator,
             rejects=rejects(config),
         )
@@ -254,7 +254,7 @@ class Capture:
 
     def _logged(self, data: Any, step: int) -> None:
         """Keep the trainer's own row of a step, beside its last update."""
-        if self._recorder is None or self._update == self._first_update:
+        if self._recorder is None or self._update == self._recorder.first_update:
             return
         scalars: dict[str, float | None] = {
             name: float(f"{float(value):.9g}")
@@ -273,7 +273,7 @@ class Capture:
             unwatch(self)
             return
         try:
-            missed = self._trained - (self._update - self._first_update)
+            missed = self._trained - (self._update - recorder.first_update)
             if self._guard.off and missed > 0:
                 recorder.missed(missed, self._batches - self._handed_over, self._guard.reason)
             written = recorder.close(status)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import verl  # noqa: F401  isort: skip
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,8 +21,6 @@ from unipo_hooks.adapters.verl.batches import KEEP, ROW
 from unipo_hooks.adapters.verl.passes import FIXED, MEASURED, SHARED, micro_batch
 from unipo_hooks.adapters.wrap import wrap
 from unipo_hooks.record import CapturedMicroBatch, RunInfo
-
-log = logging.getLogger("unipo_hooks")
 
 
 @dataclass(slots=True)
@@ -71,7 +68,7 @@ class Tap:
 
     def drain(self, *, compare: bool) -> Drained:
         """Everything noted so far, as records; it is forgotten here. `compare`: whether losses are computed anew."""
-        seconds, self._told = self._guard.seconds - self._told, self._guard.seconds
+        seconds = self._guard.seconds - self._told
         steps, self._steps = self._steps, []
         made: list[OptimizerStep] = []
         rank = self._engine.get_data_parallel_rank()

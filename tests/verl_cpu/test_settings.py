@@ -148,6 +148,16 @@ def test_estimators_given_as_verls_own_enumeration_are_named():
         (("actor_rollout_ref.actor.clip_ratio_high=0.28",), "token", (0.8, 1.28)),
         (("actor_rollout_ref.actor.policy_loss.loss_mode=gspo",), "sequence", (0.8, 1.2)),
         (("actor_rollout_ref.actor.policy_loss.loss_mode=gpg",), "token", None),
+        (
+            (
+                "trainer.use_v1=False",
+                "algorithm.rollout_correction.bypass_mode=True",
+                "algorithm.rollout_correction.loss_type=reinforce",
+                "algorithm.rollout_correction.rollout_is=sequence",
+            ),
+            "product",
+            None,
+        ),
     ],
 )
 def test_the_ratio_and_its_range_are_those_of_the_loss(overrides, level, clip):
